@@ -165,8 +165,12 @@ class TaskStore(ABC):
         """Extend leases to their full time from now. False for each that is lost."""
 
     @abstractmethod
-    async def append(self, lease: Lease, events: Sequence[NewEvent]) -> int:
-        """Number and store events, all or none. Returns the last seq."""
+    async def append(self, lease: Lease, events: Sequence[NewEvent], batch: int = 0) -> int:
+        """Number and store events, all or none. Returns the last seq.
+
+        `batch` counts the holder's appends from 1. An append whose number was stored already stores nothing, so a
+        holder that lost the answer sends it again. With 0 nothing is remembered.
+        """
 
     @abstractmethod
     async def succeed(self, lease: Lease, result: bytes, events: Sequence[NewEvent] = ()) -> Ended:

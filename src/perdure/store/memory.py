@@ -67,6 +67,8 @@ class _Thread:
         self.last_task: TaskId | None = None
         self.artifacts: dict[TaskId, list[tuple[Artifact, bytes]]] = defaultdict(list)
         self.look_ms: int | None = None
+        self.rings = 0
+        self.batch = 0
 
     @property
     def seq(self) -> int:
@@ -154,7 +156,7 @@ class MemoryStore(TaskStore):
         lease = Lease(ref.tenant, ref.thread_id, ref.task_id, Token(thread.token), nonce, worker, ttl_ms)
         thread.fence, thread.until_ms, thread.ttl_ms = lease.fence, now + ttl_ms, ttl_ms
         attempt = task.attempt if thread.keep_attempt else task.attempt + 1
-        lost, thread.lost, thread.keep_attempt = thread.lost, None, False
+        lost, thread.lost, thread.keep_attempt, thread.rings, thread.batch = thread.lost, None, False, 0, 0
         first = thread.head_seq + 1 if thread.head_task == ref.task_id else task.first_seq + 1
         superseded = (first, thread.seq) if lost and first <= thread.seq else None
         task = msgspec.structs.replace(
@@ -181,8 +183,11 @@ class MemoryStore(TaskStore):
             kept.append(held)
         return kept
 
-    async def append(self, lease: Lease, events: Sequence[NewEvent]) -> int:
+    async def append(self, lease: Lease, events: Sequence[NewEvent], batch: int = 0) -> int:
         thread, _ = self._held(lease)
+        if 0 < batch <= thread.batch:
+            return thread.seq
+        thread.batch = max(batch, thread.batch)
         return self._append(thread, lease.task_id, events)
 
     async def succeed(self, lease: Lease, result: bytes, events: Sequence[NewEvent] = ()) -> Ended:
@@ -334,6 +339,7 @@ class MemoryStore(TaskStore):
             bell = self._lose(thread, task, Reason.LEASE_EXPIRED)
         elif next_status(task.status, Verb.CLAIM) and (task.not_before_ms or 0) <= now:
             bell = self._bell(thread, task, Priority.RECOVERY)
+            thread.rings += 1
         self._plan(thread, rung=True)
         return bell
 
@@ -614,7 +620,8 @@ class MemoryStore(TaskStore):
         if thread.fence:
             looks.append(max(thread.until_ms, self.started_ms + thread.ttl_ms))
         elif next_status(task.status, Verb.CLAIM):
-            again = now + RING_AGAIN_MS
+            # Behind a long backlog a task waits although its ring was not lost, so the next ring waits twice as long.
+            again = now + RING_AGAIN_MS * 2 ** min(thread.rings, 6)
             looks.append(max(task.not_before_ms or 0, again) if rung else task.not_before_ms or again)
         for task_id in (thread.owner, *thread.queue):
             if (deadline_ms := thread.tasks[task_id].spec.deadline_ms) is not None:

@@ -161,8 +161,8 @@ class ValkeyStore(TaskStore):
         )
         return [reply == 1 for reply in replies]
 
-    async def append(self, lease: Lease, events: Sequence[NewEvent]) -> int:
-        last: int = await self._held_call("append", lease, *_flat(events))
+    async def append(self, lease: Lease, events: Sequence[NewEvent], batch: int = 0) -> int:
+        last: int = await self._held_call("append", lease, batch, *_flat(events))
         return last
 
     async def succeed(self, lease: Lease, result: bytes, events: Sequence[NewEvent] = ()) -> Ended:

@@ -14,6 +14,7 @@ import pytest
 
 from perdure.errors import Conflict, IdempotencyMismatch, InvalidRequest, LeaseLost, NotFound
 from perdure.lifecycle.doorbell import Doorbell
+from perdure.lifecycle.events import Event
 from perdure.lifecycle.ids import DEFAULT_TENANT, TaskId, ThreadId, WorkerId
 from perdure.lifecycle.task import Interrupt, Multitask, Priority, TaskError, TaskSpec
 from perdure.lifecycle.transitions import Status
@@ -483,7 +484,7 @@ class StoreConformance:
             events = [make_event(ref.task_id, f"{batch}.{n}") for n in range(10)]
             last = await store.append(claim.lease, events)
             assert last == 2 + (batch + 1) * 10
-        seen = []
+        seen: list[Event] = []
         after = 0
         while True:
             page = await store.events(ref.thread, after, 7)
@@ -498,6 +499,14 @@ class StoreConformance:
         assert texts == [f"{batch}.{n}" for batch in range(5) for n in range(10)]
         assert orjson.loads(seen[2].json())["event_id"] == f"{page.epoch}:3"
         assert seen[2].task_id == ref.task_id
+
+    async def test_a_batch_that_is_sent_twice_is_stored_once(self, store: TaskStore) -> None:
+        claim = await running(store)
+        event = make_event(claim.task.task_id)
+        assert [await store.append(claim.lease, [event], batch) for batch in (1, 1, 2, 1, 2)] == [3, 3, 4, 4, 4]
+        await store.abandon(ref_of(claim.task.spec).thread, A)
+        again = await claimed(store, claim.task.spec, B)
+        assert await store.append(again.lease, [event], 1) == 7
 
     async def test_a_follower_is_woken_by_every_event(self, store: TaskStore) -> None:
         claim = await running(store)
@@ -567,7 +576,7 @@ class StoreConformance:
     async def test_orders_reach_the_worker(self, store: TaskStore) -> None:
         worker, told = WorkerId(f"w-{make_spec().task_id}"), TaskId("t-1")
         async with asyncio.timeout(10), store.orders(worker) as orders:
-            heard = asyncio.create_task(anext(orders))
+            heard = asyncio.ensure_future(anext(orders))
             while not heard.done():  # an order may be lost while the subscription is being made
                 await store.tell(worker, told)
                 with contextlib.suppress(TimeoutError):

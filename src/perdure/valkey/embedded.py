@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import fcntl
 import importlib.util
+import logging
 import os
 import platform
 import re
@@ -26,6 +27,8 @@ from typing import Final, Self
 
 from perdure.errors import ConfigurationError, StoreUnavailable, StoreUnsuitable
 from perdure.valkey.connection import Address, Connection
+
+log = logging.getLogger(__name__)
 
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 20.0
@@ -72,7 +75,8 @@ class EmbeddedValkey:
         self._lock()
         try:
             binary = find_server()
-            self._address = self._choose_address()
+            # The address stays the same over restarts, so that everybody who has it finds the server again.
+            self._address = self._address or self._choose_address()
             config = self.folder / "valkey.conf"
             descriptor = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w") as file:
@@ -107,6 +111,14 @@ class EmbeddedValkey:
             (self.folder / "valkey.pid").unlink(missing_ok=True)
             os.close(self._lock_file)
             self._lock_file = None
+
+    async def keep_alive(self) -> None:
+        """Start the server again whenever it ends without having been asked to. Runs until cancelled or stopped."""
+        while (process := self._process) is not None:
+            await asyncio.to_thread(process.wait)
+            if self._process is process:
+                log.error("the embedded Valkey ended with code %s; starting it again", process.returncode)
+                await self.start()
 
     async def __aenter__(self) -> Self:
         await self.start()

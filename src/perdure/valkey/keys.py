@@ -67,6 +67,11 @@ def task_index(number: int) -> str:
     return f"index:{{{number}}}:tasks"
 
 
+def run_index(number: int) -> str:
+    """Sorted set, all scores 0: `<run_id> <tenant>/<thread_id>` of runs that made checkpoints and are no task."""
+    return f"index:{{{number}}}:runs"
+
+
 def thread_index(number: int) -> str:
     """Sorted set: `<tenant>/<thread_id>`, by creation."""
     return f"index:{{{number}}}:threads"

@@ -5,6 +5,7 @@
 local thread = KEYS[1]
 local now = now_ms()
 local ring = false
+local rings = 0
 for _, late in ipairs(redis.call('ZRANGEBYSCORE', thread .. ':deadlines', '-inf', now, 'LIMIT', 0, 100)) do
   local _, _, following = end_task(thread, late, 'expire', { reason = 'deadline', error = cjson.encode({
     type = 'DeadlineExceeded', message = "the task's deadline passed before it ended" }) }, now)
@@ -19,7 +20,11 @@ if r[1] and r[1] ~= '' then
     end
   else
     local waiting = bell_for_owner(thread, now)
-    ring = waiting and { waiting[1], waiting[2], 'recovery' } or false
+    if waiting then
+      ring = { waiting[1], waiting[2], 'recovery' }
+      rings = redis.call('HINCRBY', thread, 'rings', 1)
+    end
   end
 end
-return { ring, next_look(thread, now, tonumber(ARGV[1])) }
+-- Behind a long backlog a task waits although its ring was not lost, so each further ring waits twice as long.
+return { ring, next_look(thread, now, tonumber(ARGV[1]) * 2 ^ math.min(rings, 6)) }

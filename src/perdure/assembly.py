@@ -1,0 +1,321 @@
+"""Puts the rooms together: the one place that names concrete backends.
+
+`run_dev`, `run_gateway` and `run_worker` run until their `stop` event is set and leave nothing behind; `worker_child`
+is what a supervisor starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+import uvloop
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.store.base import IndexConfig
+
+from perdure.broker.base import Broker
+from perdure.broker.valkey import ValkeyBroker
+from perdure.checkpoint import ValkeySaver
+from perdure.checkpoint.long_term import ValkeyStore as ValkeyLongTerm
+from perdure.clock import Clock, SystemClock
+from perdure.errors import ConfigurationError, GraphError, StoreUnsuitable
+from perdure.gateway.settings import GatewaySettings, parse_api_keys
+from perdure.graph.registry import GraphRegistry
+from perdure.graph.runner import GraphRunner
+from perdure.lifecycle.ids import Tenant, WorkerId
+from perdure.lifecycle.lease import Lease
+from perdure.lifecycle.task import Priority
+from perdure.recovery.rescuer import Rescuer
+from perdure.settings import Settings
+from perdure.store.base import TaskStore, WorkerInfo
+from perdure.store.valkey import ValkeyStore
+from perdure.telemetry.logs import configure_logs
+from perdure.valkey.connection import Client
+from perdure.valkey.embedded import EmbeddedValkey
+from perdure.worker.executor import Executor
+from perdure.worker.lease_keeper import LeaseKeeper
+from perdure.worker.service import WorkerService
+from perdure.worker.supervisor import EXIT_BROKEN_GRAPH, ReportWriter, Supervisor
+
+log = logging.getLogger(__name__)
+
+OnReady = Callable[[str], None]
+CHECKPOINT_PATIENCE_S: Final = 300.0
+"""How long a step waits for a store that is away. The lease keeper stops the task earlier if its lease runs out."""
+THREADS_PER_SLOT: Final = 8
+
+
+class Connected(msgspec.Struct, frozen=True):
+    """The backends that the settings name."""
+
+    client: Client
+    store: TaskStore
+    broker: Broker
+
+
+@contextlib.asynccontextmanager
+async def connect(settings: Settings, clock: Clock) -> AsyncIterator[Connected]:
+    """Open store and broker. Raises ConfigurationError, StoreUnavailable or StoreUnsuitable."""
+    if settings.store is None:
+        raise ConfigurationError(
+            "no store is set: point PERDURE_STORE (or --store) at a Valkey or Redis, for instance "
+            "valkey://127.0.0.1:6379; `perdure dev` brings its own"
+        )
+    if settings.broker is not None and not settings.broker.startswith(("valkey", "redis", "unix")):
+        raise ConfigurationError(
+            f"broker: {settings.broker.partition(':')[0]!r} is not supported; use valkey://HOST:PORT or leave it out"
+        )
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Client(settings.store))
+        store = await ValkeyStore.open(client, clock)
+        stack.push_async_callback(store.aclose)
+        broker_client = client
+        if settings.broker is not None:
+            broker_client = await stack.enter_async_context(Client(settings.broker))
+        broker = ValkeyBroker(broker_client)
+        stack.push_async_callback(broker.aclose)
+        yield Connected(client, store, broker)
+
+
+async def require_suitable(store: TaskStore, *, unsafe: bool) -> None:
+    """Raise StoreUnsuitable if the start-up check says that accepted tasks could be lost."""
+    fatal = [finding for finding in await store.check() if finding.fatal]
+    if fatal and not unsafe:
+        lines = "\n".join(f"  {finding.name}: {finding.detail}\n    mend: {finding.mend}" for finding in fatal)
+        raise StoreUnsuitable(f"the store cannot keep what Perdure promises:\n{lines}\n(--unsafe-store starts anyway)")
+
+
+async def run_dev(settings: Settings, on_ready: OnReady, stop: asyncio.Event) -> None:
+    """Everything on this machine: embedded Valkey (unless `store` is set), gateway, workers, rescuer."""
+    from perdure.gateway.server import listen
+
+    listener = listen(settings.host, settings.port, open_to_all=bool(settings.api_keys) or settings.insecure)
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            if settings.store is None:
+                valkey = await stack.enter_async_context(EmbeddedValkey(Path(settings.data_dir) / "valkey"))
+                settings = msgspec.structs.replace(settings, store=valkey.url)
+                alive = asyncio.create_task(valkey.keep_alive())
+                stack.callback(alive.cancel)
+            address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            workers_ready = asyncio.Event()
+
+            async def tell_ready() -> None:
+                await workers_ready.wait()
+                on_ready(await address)
+
+            async with asyncio.TaskGroup() as group:
+                telling = group.create_task(tell_ready())
+                running = [
+                    group.create_task(run_worker(settings, workers_ready.set, stop)),
+                    group.create_task(_serve(settings, listener, address.set_result, stop)),
+                ]
+                await asyncio.wait(running)
+                telling.cancel()
+    finally:
+        listener.close()
+
+
+async def run_gateway(settings: Settings, on_ready: OnReady, stop: asyncio.Event) -> None:
+    """The HTTP side alone."""
+    from perdure.gateway.server import listen
+
+    listener = listen(settings.host, settings.port, open_to_all=bool(settings.api_keys) or settings.insecure)
+    try:
+        await _serve(settings, listener, on_ready, stop)
+    finally:
+        listener.close()
+
+
+async def _serve(settings: Settings, listener: socket.socket, on_ready: OnReady, stop: asyncio.Event) -> None:
+    # A worker process never serves HTTP, and starts the sooner for not importing it.
+    from perdure.gateway.app import create_app
+    from perdure.gateway.server import serve
+
+    clock = SystemClock()
+    async with connect(settings, clock) as ports:
+        await require_suitable(ports.store, unsafe=settings.unsafe_store)
+        registry = GraphRegistry.from_file(Path(settings.config))
+
+        def savers(tenant: Tenant) -> BaseCheckpointSaver[str]:
+            return ValkeySaver(ports.client, tenant=tenant, clock=clock)
+
+        app = create_app(
+            store=ports.store,
+            broker=ports.broker,
+            registry=registry,
+            savers=savers,
+            settings=_gateway_settings(settings),
+            clock=clock,
+        )
+        await serve(app, listener, on_ready, stop)
+
+
+def _gateway_settings(settings: Settings) -> GatewaySettings:
+    return GatewaySettings(
+        keys=parse_api_keys(settings.api_keys) if settings.api_keys else (),
+        insecure=settings.insecure,
+        hosts=tuple(settings.hosts),
+        origins=tuple(settings.origins),
+        chaos=settings.chaos,
+        graph_tiers={name: graph["tier"] for name, graph in settings.graphs.items() if "tier" in graph},
+    )
+
+
+async def run_worker(settings: Settings, on_ready: Callable[[], None], stop: asyncio.Event) -> None:
+    """A supervisor with its worker processes, and a rescuer beside it."""
+    clock = SystemClock()
+
+    def settings_of(index: int) -> Callable[[WorkerId], bytes]:
+        standby = index >= settings.working
+        return lambda worker_id: msgspec.json.encode(ChildSettings(settings, worker_id, standby))
+
+    async with connect(settings, clock) as ports:
+        await require_suitable(ports.store, unsafe=settings.unsafe_store)
+        GraphRegistry.from_file(Path(settings.config))  # A faulty file is told here, once, and not by every child.
+        supervisor = Supervisor(
+            [sys.executable, "-m", "perdure.assembly"],
+            [settings_of(index) for index in range(settings.workers)],
+            ports.store,
+            ports.broker,
+            clock,
+            settings.drain_timeout_s,
+        )
+        helpers = [asyncio.create_task(_tell_ready(supervisor, on_ready))]
+        if settings.rescuer:
+            helpers.append(asyncio.create_task(Rescuer(ports.store, ports.broker).run()))
+        try:
+            await supervisor.run(stop)
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.wait(helpers)
+
+
+async def _tell_ready(supervisor: Supervisor, on_ready: Callable[[], None]) -> None:
+    await supervisor.wait_ready()
+    on_ready()
+
+
+class ChildSettings(msgspec.Struct, frozen=True):
+    """What a supervisor tells a worker process over its standard input."""
+
+    settings: Settings
+    worker_id: WorkerId
+    standby: bool
+
+
+async def run_worker_child(child: ChildSettings, report: ReportWriter, alone: asyncio.Event) -> None:
+    """One worker process: import the graphs, say that we are ready, work until SIGTERM or until it is `alone`."""
+    settings, clock, loop = child.settings, SystemClock(), asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(settings.slots * THREADS_PER_SLOT, thread_name_prefix="node"))
+    registry = GraphRegistry.from_file(Path(settings.config))
+    await registry.load_all()
+    classes = (Priority.RECOVERY,) if child.standby else tuple(Priority)
+    started_ms = clock.now_ms()
+    state = "ready"
+
+    def describe() -> WorkerInfo:
+        return WorkerInfo(
+            worker_id=child.worker_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            tier=settings.tier,
+            slots=settings.slots,
+            standby=child.standby,
+            state="draining" if service.draining else state,
+            held=executor.held,
+            graphs=registry.names,
+            started_ms=started_ms,
+        )
+
+    @contextlib.asynccontextmanager
+    async def open_store() -> AsyncIterator[TaskStore]:
+        async with connect(settings, clock) as keeper_ports:
+            yield keeper_ports.store
+
+    async with connect(settings, clock) as ports:
+
+        def savers(lease: Lease, before_put: Callable[[], Awaitable[None]]) -> BaseCheckpointSaver[str]:
+            return ValkeySaver(
+                ports.client, lease=lease, before_put=before_put, patience_s=CHECKPOINT_PATIENCE_S, clock=clock
+            )
+
+        long_term = ValkeyLongTerm(ports.client, index=cast(IndexConfig | None, registry.store_index))
+        runner = GraphRunner(registry, ports.store, savers, long_term, clock)
+        keeper = LeaseKeeper(open_store, clock, settings.lease_ttl_ms, describe)
+        executor = Executor(runner, ports.store, ports.broker, keeper, clock)
+        service = WorkerService(
+            worker_id=child.worker_id,
+            tier=settings.tier,
+            slots=settings.slots,
+            classes=classes,
+            store=ports.store,
+            broker=ports.broker,
+            executor=executor,
+            clock=clock,
+            lease_ttl_ms=settings.lease_ttl_ms,
+            drain_timeout_s=settings.drain_timeout_s,
+            report=report.held,
+        )
+        loop.add_signal_handler(signal.SIGTERM, service.drain)
+        leaving = asyncio.create_task(_drain_when(alone, service))
+        with keeper:
+            report.ready()
+            await service.run()
+        leaving.cancel()
+
+
+async def _drain_when(alone: asyncio.Event, service: WorkerService) -> None:
+    await alone.wait()
+    service.drain()
+
+
+def worker_child() -> None:
+    """The main function of a worker process. Ends the process, whatever threads a graph has left hanging."""
+    child = msgspec.json.decode(sys.stdin.buffer.readline(), type=ChildSettings)
+    configure_logs(child.settings.log_level, as_json=child.settings.log_json, who=f"worker {child.worker_id}")
+    report = ReportWriter.from_environment()
+
+    async def work() -> int:
+        loop, alone = asyncio.get_running_loop(), asyncio.Event()
+
+        def on_input() -> None:
+            # Nothing more is ever sent, so this is the end of the input: the supervisor is gone.
+            loop.remove_reader(sys.stdin.fileno())
+            alone.set()
+
+        loop.add_reader(sys.stdin.fileno(), on_input)
+        try:
+            await run_worker_child(child, report, alone)
+        except GraphError as error:
+            log.error("%s", error)
+            return EXIT_BROKEN_GRAPH
+        return 0
+
+    async def main() -> None:
+        code = 1
+        try:
+            code = await work()
+        except Exception:
+            log.exception("the worker failed")
+        finally:
+            # A thread that hangs in an author's code would keep a tidy exit waiting for ever.
+            logging.shutdown()
+            os._exit(code)
+
+    uvloop.run(main())
+
+
+if __name__ == "__main__":
+    worker_child()

@@ -1,0 +1,1 @@
+"""Finds what was lost and rings for it again."""
