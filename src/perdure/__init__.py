@@ -6,16 +6,15 @@ Everything is loaded when it is first used, so that `import perdure` costs nothi
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from perdure.client import AsyncClient, Client
     from perdure.graph.author import artifact, emit, idempotency_key
 
-__all__ = ["AsyncClient", "Client", "__version__", "artifact", "emit", "idempotency_key"]
+    __version__: str
 
-__version__: Final = version("perdure")
+__all__ = ["AsyncClient", "Client", "__version__", "artifact", "emit", "idempotency_key"]
 
 _HOMES: Final = {
     "AsyncClient": "perdure.client",
@@ -27,6 +26,9 @@ _HOMES: Final = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        # Reading the version of an installed package takes longer than `perdure --help` may.
+        return import_module("importlib.metadata").version("perdure")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'perdure' has no attribute {name!r}")

@@ -150,6 +150,7 @@ async def _serve(settings: Settings, listener: socket.socket, on_ready: OnReady,
         def savers(tenant: Tenant) -> BaseCheckpointSaver[str]:
             return ValkeySaver(ports.client, tenant=tenant, clock=clock)
 
+        await _preload(registry)
         app = create_app(
             store=ports.store,
             broker=ports.broker,
@@ -159,6 +160,16 @@ async def _serve(settings: Settings, listener: socket.socket, on_ready: OnReady,
             clock=clock,
         )
         await serve(app, listener, on_ready, stop)
+
+
+async def _preload(registry: GraphRegistry) -> None:
+    """Import the graphs before the first request needs their tier or their drawing. A broken one is only told: the
+    tasks of the others go on, and a worker may be able to load it."""
+    for name in registry.names:
+        try:
+            await registry.load(name)
+        except GraphError as error:
+            log.warning("graph %s cannot be loaded here: %s", name, error)
 
 
 def _gateway_settings(settings: Settings) -> GatewaySettings:
@@ -192,6 +203,8 @@ async def run_worker(settings: Settings, on_ready: Callable[[], None], stop: asy
             settings.drain_timeout_s,
         )
         helpers = [asyncio.create_task(_tell_ready(supervisor, on_ready))]
+        if settings.health_port is not None:
+            helpers.append(asyncio.create_task(_serve_health(settings, settings.health_port, supervisor, stop)))
         if settings.rescuer:
             helpers.append(asyncio.create_task(Rescuer(ports.store, ports.broker).run()))
         try:
@@ -200,6 +213,16 @@ async def run_worker(settings: Settings, on_ready: Callable[[], None], stop: asy
             for helper in helpers:
                 helper.cancel()
             await asyncio.wait(helpers)
+
+
+async def _serve_health(settings: Settings, port: int, supervisor: Supervisor, stop: asyncio.Event) -> None:
+    from perdure.gateway.server import listen, serve
+    from perdure.worker.health import health_app
+
+    # Probes come from outside the machine, and learn nothing but counts; so any address will do, without keys.
+    with contextlib.closing(listen(settings.host, port, open_to_all=True)) as listener:
+        app = health_app(supervisor, stop, settings.tier)
+        await serve(app, listener, lambda url: log.info("health at %s", url), asyncio.Event())
 
 
 async def _tell_ready(supervisor: Supervisor, on_ready: Callable[[], None]) -> None:

@@ -66,12 +66,13 @@ class Player:
         config["metadata"] = {"run_id": self.chance.choice("rst"), "user": "nul\x00l", "skip": [1]}
         configurable = config["configurable"]
         key = (configurable["thread_id"], configurable["checkpoint_ns"])
-        versions = dict(self.versions.get(key, {}))
+        versions: ChannelVersions = dict(self.versions.get(key, {}))
         values: dict[str, Any] = {}
         new: ChannelVersions = {}
         for channel in self.chance.sample(CHANNELS, self.chance.randint(0, 4)):
             self.number += 1
-            new[channel] = self.chance.choice([f"{self.number:032}.ab|c", self.number, self.number + 0.1])
+            choices: list[str | int | float] = [f"{self.number:032}.ab|c", self.number, self.number + 0.1]
+            new[channel] = self.chance.choice(choices)
             if self.chance.random() < 0.8:
                 values[channel] = self.chance.choice(VALUES)
         versions.update(new)

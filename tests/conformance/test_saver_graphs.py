@@ -213,11 +213,11 @@ async def test_delta_channels_are_rebuilt_in_order(
     """Five parallel writers a step into an order-sensitive delta channel, read back by a fresh graph."""
 
     async def play(saver: Saver, config: Config) -> list[object]:
-        def writer(name: str) -> Callable[[Any], dict[str, Any]]:
+        def writer(name: str) -> Any:
             return lambda state: {"out": [f"{name}{state['turn']}:{len(state['out'])}"]}
 
         def build() -> Any:
-            builder = StateGraph(schema)
+            builder: StateGraph[Any, Any, Any, Any] = StateGraph(schema)
             builder.add_node("next", lambda state: {"turn": state["turn"] + 1, "out": ["|"]})
             builder.add_edge(START, "next")
             for name in "ecadb":

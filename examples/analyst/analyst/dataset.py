@@ -220,12 +220,16 @@ READ_CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
 }
 
 
+# DuckDB would draw a progress bar on the standard output of a worker whenever a statement takes two seconds.
+_BUILD_CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {"enable_progress_bar": "false"}
+
+
 def _build(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".build-", dir=path.parent))
     try:
         building = work / "building.duckdb"
-        with duckdb.connect(str(building)) as connection:
+        with duckdb.connect(str(building), config=_BUILD_CONFIG) as connection:
             for table in TABLES:
                 csv = _csv(table.source, work)
                 columns = ", ".join(

@@ -16,6 +16,11 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 _json: Final = msgspec.json.Encoder()
 _ESCAPES: Final = str.maketrans({"%": "%25", "|": "%7C"})
 
+# What LangGraph puts into a checkpoint today; looking through all versions at each step would cost as much as the rest.
+_ALWAYS_PLAIN: Final = frozenset(
+    {"v", "id", "ts", "channel_versions", "versions_seen", "updated_channels", "pending_sends"}
+)
+
 Version = str | int | float
 
 
@@ -31,7 +36,10 @@ def encode_entry(
     serde: SerializerProtocol, checkpoint: Checkpoint, metadata: CheckpointMetadata, parent_id: str | None
 ) -> tuple[bytes, bytes]:
     """The two lines of JSON, and what plain JSON cannot hold of them, serialized (empty if there is nothing)."""
-    structure, odd_structure = _split({k: v for k, v in checkpoint.items() if k != "channel_values"})
+    structure: dict[str, Any] = {key: value for key, value in checkpoint.items() if key != "channel_values"}
+    odd_structure: dict[str, Any] = {}
+    if not structure.keys() <= _ALWAYS_PLAIN or structure.get("pending_sends"):
+        structure, odd_structure = _split(structure)
     plain, odd = _split(cast(Mapping[str, Any], metadata))
     structure["parent_id"] = parent_id
     text = _json.encode(structure) + b"\n" + _json.encode(plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -56,6 +57,8 @@ HISTORY_PAGE: Final = 200
 COPY_BATCH: Final = 64
 INDEXED_MAX: Final = 4096
 _TURNS_OF_A_SUBGRAPH: Final = 8
+_PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_.:@-]+")
+_CONTROL: Final = re.compile(r"[\x00-\x1f]")
 
 
 class Place(NamedTuple):
@@ -696,7 +699,7 @@ def _config(thread: ThreadRef, namespace: str, checkpoint_id: str) -> RunnableCo
 
 def _checked(text: str, name: str) -> str:
     """Namespaces and ids are parted by control characters in the index, and by `|` before the id in fields."""
-    if not any(character < " " for character in text) and (name != "checkpoint_id" or "|" not in text):
+    if not _CONTROL.search(text) and (name != "checkpoint_id" or "|" not in text):
         return text
     forbidden = "control characters" + (" or '|'" if name == "checkpoint_id" else "")
     raise InvalidRequest((f"/configurable/{name}", f"{text!r} holds {forbidden}: name it without"))

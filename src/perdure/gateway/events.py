@@ -162,6 +162,7 @@ class EventStream:
             return
         metrics = self._services.metrics
         metrics.streams.add()
+        stalled = False  # And so it stays when the client leaves, which cancels the group.
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._watch, receive, group.cancel_scope)

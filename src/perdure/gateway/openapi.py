@@ -83,11 +83,9 @@ def _described(operation: Operation) -> dict[str, Any]:
     parameters += [{"name": name, "in": "query", "schema": {"type": "string"}} for name in operation.query]
     if operation.method == "POST" and operation.role is not None:
         parameters.append({"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}})
-    endpoint: Any = operation.endpoint
-    module = endpoint.__module__.rsplit(".", 1)[-1]
     described: dict[str, Any] = {
         "summary": operation.summary,
-        "operationId": f"{module}_{endpoint.__name__}".replace("__", "_"),
+        "operationId": f"{operation.method.lower()}_{re.sub(r'[^a-z0-9]+', '_', operation.path).strip('_')}",
         "tags": [operation.path.split("/")[2] if operation.path.startswith("/v1/") else "health"],
         "responses": {
             str(operation.status): {"description": "Done", **_content(operation)},

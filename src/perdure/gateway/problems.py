@@ -105,7 +105,8 @@ def problem_of(error: BaseException, retry_after_s: int = 1) -> tuple[Problem, l
         case Conflict():
             return _problem("conflict", "The present state forbids it", 409, str(error), reason=error.reason), []
         case TooLarge():
-            return _problem("too-large", "The body is too large", 413, str(error)), []
+            # The rest of the body is on its way: only a closed connection stops it.
+            return _problem("too-large", "The body is too large", 413, str(error)), [(b"connection", b"close")]
         case WrongMediaType():
             return _problem("wrong-media-type", "The media type is not read here", 415, str(error)), []
         case IdempotencyMismatch():

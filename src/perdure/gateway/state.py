@@ -150,11 +150,13 @@ async def copy(services: Services, source: ThreadRef, target: ThreadRef, checkpo
         if entry.checkpoint["id"] <= head.checkpoint["id"]
     ]
     for entry in sorted(entries, key=lambda entry: entry.checkpoint["id"]):
-        await _put(saver, entry, target.thread_id)
+        # What ran after the chosen point is left behind; older writes are part of what led to it.
+        writes = entry.checkpoint["id"] != checkpoint_id
+        await _put(saver, entry, target.thread_id, writes=writes)
     return head.checkpoint["id"]
 
 
-async def _put(saver: Saver, entry: CheckpointTuple, thread_id: str) -> None:
+async def _put(saver: Saver, entry: CheckpointTuple, thread_id: str, *, writes: bool) -> None:
     place = entry.config["configurable"]
     config: RunnableConfig = {
         "configurable": {
@@ -165,10 +167,10 @@ async def _put(saver: Saver, entry: CheckpointTuple, thread_id: str) -> None:
     }
     stored = await saver.aput(config, entry.checkpoint, entry.metadata, entry.checkpoint["channel_versions"])
     by_task: dict[str, list[tuple[str, Any]]] = {}
-    for task_id, channel, value in entry.pending_writes or ():
+    for task_id, channel, value in (entry.pending_writes or ()) if writes else ():
         by_task.setdefault(task_id, []).append((channel, value))
-    for task_id, writes in by_task.items():
-        await saver.aput_writes(stored, writes, task_id)
+    for task_id, written in by_task.items():
+        await saver.aput_writes(stored, written, task_id)
 
 
 async def _graph_of(services: Services, thread: ThreadRef) -> AnyGraph | None:

@@ -6,8 +6,8 @@ import asyncio
 import concurrent.futures
 import contextlib
 import importlib
+import os
 import re
-import runpy
 import threading
 import traceback
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ _DURING: Final = re.compile(r"During task with name '(.*)' and id '[^']*'\Z", re
 
 
 def _folder(file: str | None, up: int = 0) -> str:
-    return str(Path(file or "/nowhere/at/all").resolve().parents[up])
+    return str(Path(file or "/nowhere/at/all").resolve().parents[up]) + os.sep
 
 
 # The frames of these are ours, LangGraph's or the interpreter's way to the author's code, and say nothing about it.
@@ -38,10 +38,11 @@ _MACHINERY: Final = (
     _folder(concurrent.futures.__file__),
     _folder(importlib.__file__),
     str(Path(threading.__file__).resolve()),
-    str(Path(runpy.__file__).resolve()),
     str(Path(contextlib.__file__).resolve()),
     "<frozen ",
 )
+# The example agent ships inside the package, and yet it is an author's graph.
+_EXAMPLES: Final = _folder(perdure.__file__) + "examples" + os.sep
 
 
 def author_traceback(error: BaseException) -> str:
@@ -79,4 +80,4 @@ def task_error(error: BaseException, *, nodes: Iterable[str] = ()) -> TaskError:
 
 
 def _is_machinery(filename: str) -> bool:
-    return filename.startswith(_MACHINERY)
+    return filename.startswith(_MACHINERY) and not filename.startswith(_EXAMPLES)

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, get_type_hints
 
 import msgspec
 import orjson
@@ -80,6 +80,7 @@ class LoadedGraph:
             "description": self.description,
             "tier": self.tier,
             "version": self.version,
+            "input": _input_keys(self.graph),
             **_shape(self.graph),
         }
 
@@ -163,7 +164,7 @@ class GraphRegistry:
             )
         factory = None
         try:
-            if not isinstance(found, Pregel | StateGraph) and callable(found):
+            if callable(found) and not isinstance(found, Pregel | StateGraph | type):
                 factory = _Factory(found, where)
                 async with factory.made({"configurable": {}}, None, None, running=False) as made:
                     graph = made
@@ -425,3 +426,16 @@ def _shape(graph: AnyGraph) -> dict[str, Any]:
         for edge in drawn.edges
     ]
     return {"nodes": nodes, "edges": orjson.loads(orjson.dumps(edges, default=str))}
+
+
+def _input_keys(graph: AnyGraph) -> dict[str, str] | None:
+    """The keys that a graph's input may have, each with its type as text. None where the graph does not say.
+
+    Not JSON Schema: pydantic makes none of a plain TypedDict on Python 3.11, which is what most graphs declare.
+    """
+    schema = getattr(getattr(graph, "builder", None), "input_schema", None)
+    try:
+        hints = get_type_hints(schema) if isinstance(schema, type) else {}
+    except (NameError, TypeError):
+        return None
+    return {name: getattr(hint, "__name__", str(hint)) for name, hint in hints.items()} or None

@@ -149,12 +149,7 @@ class Tagger:
         if event in ("tool-finished", "tool-error"):
             self._tools_done.add(data["tool_call_id"])
         tag = Tag.TOOL_USE if event == "tool-started" else Tag.TOOL_RESULT
-        told = {
-            key: _bounded(value) if key in ("input", "output", "delta") else value
-            for key, value in data.items()
-            # The injected state and runtime of a tool are the graph's, not arguments that a model chose.
-            if key != "input" or isinstance(value, Mapping | str)
-        }
+        told = {key: _bounded(value) if key in ("input", "output", "delta") else value for key, value in data.items()}
         return (Tagged(Method.TOOLS, tag, namespace, None, told),)
 
     # --- the graph's own doings
@@ -329,6 +324,7 @@ class _Message:
         return Tagged(Method.MESSAGES, tag, self.namespace, self.node, data)
 
 
+_CALLS: Final = frozenset(("tool_call", "tool_call_chunk", "invalid_tool_call"))
 _HEAVY: Final = frozenset(("text", "reasoning", "args", "data", "base64", "output", "transcript", "value", "index"))
 _EMPTY: Final[Mapping[str, Mapping[str, object]]] = {
     "text": {"text": ""},
@@ -375,12 +371,18 @@ def _blocks(message: BaseMessage) -> list[tuple[object, Mapping[str, Any]]]:
         blocks: list[Any] = list(message.content_blocks)
     except Exception:  # noqa: BLE001 - a provider's odd content must not end the task; its text still counts
         blocks = [{"type": "text", "text": str(message.text)}]
-    if isinstance(message, AIMessage) and not isinstance(message, AIMessageChunk):
-        blocks += [{"type": "invalid_tool_call", **call} for call in message.invalid_tool_calls]
+    if isinstance(message, AIMessageChunk):
+        # On the last chunk LangChain shows a call's last piece as a finished call; the pieces themselves are reliable.
+        blocks = [block for block in blocks if block.get("type") not in _CALLS]
+        blocks += [{**piece, "type": "tool_call_chunk"} for piece in message.tool_call_chunks]
+    elif isinstance(message, AIMessage):
+        blocks += [{**call, "type": "invalid_tool_call"} for call in message.invalid_tool_calls]
     keyed: list[tuple[object, Mapping[str, Any]]] = []
     for place, block in enumerate(blocks):
         index, kind = block.get("index"), block.get("type")
-        # Providers that number their blocks do it over all kinds; the others send one block of a kind at a time.
+        if index is None:
+            # Without numbers, one block of a kind comes at a time, and a call comes whole.
+            index = block.get("id") if kind in _CALLS else None
         key: object = (kind, index) if index is not None else "text" if kind == "text" and place == 0 else (kind, place)
         keyed.append((key, block))
     return keyed

@@ -7,6 +7,7 @@ clock, before the store gives the lease to another.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_EVERY_S: Final = 2.0
 HEARTBEAT_TTL_MS: Final = 8_000
+GOODBYE_S: Final = 2.0
 
 OnLost = Callable[[str], None]
 
@@ -46,15 +48,19 @@ class LeaseKeeper:
         self._describe = describe
         self._held: dict[str, tuple[Lease, OnLost, float]] = {}
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._keep()), name="lease-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
         self._started = threading.Event()
+        self._failure: BaseException | None = None
         self._stopping = False
 
     def __enter__(self) -> Self:
+        """Raises what `open_store` raises."""
         self._thread.start()
         self._started.wait()
+        if self._failure is not None:
+            raise self._failure
         return self
 
     def __exit__(
@@ -82,6 +88,16 @@ class LeaseKeeper:
             except RuntimeError:
                 return  # The keeper has just ended.
 
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._keep())
+        except BaseException as error:
+            self._failure = error
+            if self._started.is_set():
+                raise
+        finally:
+            self._started.set()
+
     async def _keep(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
@@ -93,22 +109,24 @@ class LeaseKeeper:
                 if self._clock.monotonic() - beat_at >= HEARTBEAT_EVERY_S or self._wake.is_set():
                     beat_at = self._clock.monotonic()
                     await self._beat(store)
+                self._stop_overdue()
                 self._wake.clear()
-                try:
-                    async with asyncio.timeout(min(renew_every_s(self._ttl_ms), HEARTBEAT_EVERY_S)):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._patience_s()):
                         await self._wake.wait()
-                except TimeoutError:
-                    continue
+                self._stop_overdue()
             try:
-                await store.forget_worker(self._describe().worker_id)
-            except StoreUnavailable as error:
+                async with asyncio.timeout(GOODBYE_S):
+                    await store.forget_worker(self._describe().worker_id)
+            except (StoreUnavailable, TimeoutError) as error:
                 log.debug("could not say good-bye: %s", error)
 
     async def _beat(self, store: TaskStore) -> None:
         try:
-            await store.heartbeat(self._describe(), HEARTBEAT_TTL_MS)
-        except StoreUnavailable as error:
-            log.warning("no heartbeat: %s", error)
+            async with asyncio.timeout(self._patience_s()):
+                await store.heartbeat(self._describe(), HEARTBEAT_TTL_MS)
+        except Exception as error:  # noqa: BLE001 - a store's strangest answer must not end the renewals
+            log.warning("no heartbeat: %s", _told(error))
 
     async def _renew(self, store: TaskStore) -> None:
         with self._lock:
@@ -117,10 +135,10 @@ class LeaseKeeper:
             return
         asked_at = self._clock.monotonic()
         try:
-            async with asyncio.timeout(renew_every_s(self._ttl_ms)):
+            async with asyncio.timeout(self._patience_s()):
                 kept = await store.renew([lease for lease, _, _ in held])
-        except (StoreUnavailable, TimeoutError) as error:
-            log.warning("leases were not renewed: %s", error or "the store did not answer in time")
+        except Exception as error:  # noqa: BLE001 - whatever it was, these leases are not confirmed
+            log.warning("leases were not renewed: %s", _told(error))
             self._stop_overdue()
             return
         for (lease, on_lost, _), ok in zip(held, kept, strict=True):
@@ -135,11 +153,22 @@ class LeaseKeeper:
             if not ok:
                 on_lost("superseded")
 
+    def _patience_s(self) -> float:
+        """How long the next wait may take: no holder may be found overdue later than its time."""
+        now = self._clock.monotonic()
+        with self._lock:
+            left = [at + stop_before_s(lease.ttl_ms) - now for lease, _, at in self._held.values()]
+        return max(0.0, min(renew_every_s(self._ttl_ms), HEARTBEAT_EVERY_S, *left))
+
     def _stop_overdue(self) -> None:
         now = self._clock.monotonic()
         with self._lock:
-            overdue = [entry for entry in self._held.values() if now - entry[2] >= stop_before_s(entry[0].ttl_ms) - 0.1]
+            overdue = [entry for entry in self._held.values() if now - entry[2] >= stop_before_s(entry[0].ttl_ms)]
             for lease, _, _ in overdue:
                 del self._held[lease.fence + lease.thread_id]
         for _, on_lost, _ in overdue:
             on_lost("unconfirmed")
+
+
+def _told(error: Exception) -> str:
+    return "the store did not answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"

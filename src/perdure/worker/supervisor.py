@@ -131,6 +131,8 @@ class Supervisor:
         self._children: dict[int, Child] = {}
         self._stopping = asyncio.Event()
         self._all_ready = asyncio.Event()
+        self.deaths = 0
+        """Children that ended without having been asked to."""
 
     async def wait_ready(self) -> None:
         """Return when every child has imported its graphs and listens."""
@@ -140,6 +142,16 @@ class Supervisor:
     def ready(self) -> int:
         """How many children are ready."""
         return sum(child.ready for child in self._children.values())
+
+    @property
+    def size(self) -> int:
+        """How many children there should be."""
+        return len(self._settings)
+
+    @property
+    def held(self) -> int:
+        """How many threads the children hold."""
+        return sum(len(child.held) for child in self._children.values())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep the children alive until `stop`, then drain them. Children that do not leave in time are killed.
@@ -178,6 +190,7 @@ class Supervisor:
             await self._take_back(child)
             if stop.is_set():
                 return
+            self.deaths += 1
             if code == EXIT_BROKEN_GRAPH and not self._all_ready.is_set():
                 raise GraphError("a graph cannot be loaded; the worker's message above says why")
             log.warning(
@@ -201,7 +214,8 @@ class Supervisor:
                 stdout=sys.stderr.fileno(),
                 stderr=sys.stderr.fileno(),
                 pass_fds=(writing,),
-                env={**os.environ, REPORT_FD_VARIABLE: str(writing)},
+                # LangGraph reads this when it is imported: checkpoints then hold only types that the graph declares.
+                env={"LANGGRAPH_STRICT_MSGPACK": "true", **os.environ, REPORT_FD_VARIABLE: str(writing)},
                 start_new_session=True,
             )
         finally:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
 import orjson
 import pytest
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
+from langgraph.checkpoint.base import BaseCheckpointSaver, ChannelVersions, Checkpoint, CheckpointMetadata
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import RunControl
 
+from perdure.checkpoint import ValkeySaver
 from perdure.clock import SystemClock
 from perdure.graph.outcome import Drained, Failed, Finished, Outcome, Paused
 from perdure.graph.registry import GraphRegistry
@@ -23,19 +24,40 @@ from perdure.lifecycle.doorbell import TaskRef
 from perdure.lifecycle.ids import DEFAULT_TENANT, TaskId, ThreadId, WorkerId
 from perdure.lifecycle.lease import Lease
 from perdure.lifecycle.task import Task, TaskSpec
-from perdure.store.base import Claim
+from perdure.store.base import Claim, TaskStore
 from perdure.store.memory import MemoryStore
+from perdure.store.valkey import ValkeyStore
+from perdure.valkey.connection import Client
+
+OnPut = Callable[[dict[str, Any]], Awaitable[None]]
+OnWrites = Callable[[Sequence[tuple[str, Any]]], None]
 
 
-class AttemptSaver(InMemorySaver):
-    """A checkpointer over the thread's shared memory that keeps the promise to await `before_put`."""
+class Watched:
+    """Lets a test look on whenever a checkpoint or a write was stored."""
+
+    on_put: OnPut | None = None
+    on_writes: OnWrites | None = None
+
+    async def aput(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
+        saved = await super().aput(config, checkpoint, metadata, new_versions)  # type: ignore[misc]
+        if self.on_put is not None:
+            await self.on_put({**metadata, "ns": config["configurable"].get("checkpoint_ns", "")})
+        return saved
+
+    async def aput_writes(self, config: Any, writes: Any, task_id: str, task_path: str = "") -> None:
+        await super().aput_writes(config, writes, task_id, task_path)  # type: ignore[misc]
+        if self.on_writes is not None:
+            self.on_writes(writes)
+
+
+class PatientMemorySaver(InMemorySaver):
+    """LangGraph's own saver over the thread's shared memory, with the promise to await `before_put`."""
 
     def __init__(self, shared: InMemorySaver, before_put: Callable[[], Awaitable[None]]) -> None:
         super().__init__(serde=shared.serde)
         self.storage, self.writes, self.blobs = shared.storage, shared.writes, shared.blobs
         self._before_put = before_put
-        self.on_put: Callable[[CheckpointMetadata], None] | None = None
-        self.on_writes: Callable[[Sequence[tuple[str, Any]]], None] | None = None
 
     async def aput(
         self,
@@ -45,20 +67,17 @@ class AttemptSaver(InMemorySaver):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         if config["configurable"].get("checkpoint_ns"):
+            # A subgraph's parts travel through its parent's queue.
             for _ in range(8):
                 await asyncio.sleep(0)
         await self._before_put()
-        saved = await super().aput(config, checkpoint, metadata, new_versions)
-        if self.on_put is not None:
-            self.on_put({**metadata, "ns": config["configurable"].get("checkpoint_ns", "")})  # type: ignore[typeddict-unknown-key]
-        return saved
+        return await super().aput(config, checkpoint, metadata, new_versions)
 
-    async def aput_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        await super().aput_writes(config, writes, task_id, task_path)
-        if self.on_writes is not None:
-            self.on_writes(writes)
+
+class WatchedMemorySaver(Watched, PatientMemorySaver): ...
+
+
+class WatchedValkeySaver(Watched, ValkeySaver): ...
 
 
 @dataclasses.dataclass
@@ -76,27 +95,39 @@ class Said:
 class Deployment:
     """Submits tasks, runs attempts, kills them."""
 
-    def __init__(self, graphs: dict[str, Any]) -> None:
+    def __init__(self, graphs: dict[str, Any], client: Client | None) -> None:
         self.clock = SystemClock()
-        self.store = MemoryStore(self.clock)
-        self.checkpoints = InMemorySaver()
-        self.on_put: Callable[[CheckpointMetadata], None] | None = None
-        self.on_writes: Callable[[Sequence[tuple[str, Any]]], None] | None = None
+        self.thread_id = f"t-{self.clock.nonce()}"
+        self._client = client
+        self.store: TaskStore = MemoryStore(self.clock) if client is None else ValkeyStore(client, self.clock, "fsync")
+        self._shared = InMemorySaver()
+        self.on_put: OnPut | None = None
+        self.on_writes: OnWrites | None = None
         self.runner = GraphRunner(GraphRegistry.of(graphs), self.store, self._saver, None, self.clock)
 
-    def _saver(self, lease: Lease, before_put: Callable[[], Awaitable[None]]) -> AttemptSaver:
-        saver = AttemptSaver(self.checkpoints, before_put)
+    def _saver(self, lease: Lease, before_put: Callable[[], Awaitable[None]]) -> BaseCheckpointSaver[Any]:
+        saver: WatchedMemorySaver | WatchedValkeySaver
+        if self._client is None:
+            saver = WatchedMemorySaver(self._shared, before_put)
+        else:
+            saver = WatchedValkeySaver(self._client, lease=lease, before_put=before_put)
         saver.on_put, saver.on_writes = self.on_put, self.on_writes
         return saver
 
-    async def submit(self, graph: str, input: Any = None, *, thread: str = "t", **more: Any) -> TaskRef:
+    async def head_id(self) -> str | None:
+        """The thread's newest checkpoint."""
+        saver = self._shared if self._client is None else ValkeySaver(self._client)
+        saved = await saver.aget_tuple({"configurable": {"thread_id": self.thread_id, "checkpoint_ns": ""}})
+        return saved and saved.checkpoint["id"]
+
+    async def submit(self, graph: str, input: Any = None, **more: Any) -> TaskRef:
         task_id = TaskId(self.clock.uuid7())
         for key in ("config", "context", "command"):
             if key in more:
                 more[key] = msgspec.Raw(orjson.dumps(more[key]))
         spec = TaskSpec(
             task_id=task_id,
-            thread_id=ThreadId(thread),
+            thread_id=ThreadId(self.thread_id),
             graph=graph,
             tier="cpu",
             created_ms=self.clock.now_ms(),
@@ -104,7 +135,7 @@ class Deployment:
             **more,
         )
         await self.store.create(spec)
-        return TaskRef(DEFAULT_TENANT, ThreadId(thread), task_id)
+        return TaskRef(DEFAULT_TENANT, ThreadId(self.thread_id), task_id)
 
     async def claim(self, ref: TaskRef, worker: str = "w-a") -> Claim:
         claim = await self.store.claim(ref, WorkerId(worker), 10_000)
@@ -135,11 +166,11 @@ class Deployment:
         await asyncio.wait({running})
         await self.store.abandon(ref.thread, WorkerId(worker))
 
-    def kill_at(self, condition: Callable[[CheckpointMetadata], bool]) -> asyncio.Event:
+    def kill_at(self, condition: Callable[[dict[str, Any]], bool]) -> asyncio.Event:
         """An event that is set the moment such a checkpoint is stored."""
         reached = asyncio.Event()
 
-        def look(metadata: CheckpointMetadata) -> None:
+        async def look(metadata: dict[str, Any]) -> None:
             if condition(metadata):
                 reached.set()
 
@@ -160,11 +191,20 @@ class Deployment:
         return said
 
 
+@pytest.fixture(params=["memory", "valkey"])
+def store_url(request: pytest.FixtureRequest) -> str | None:
+    """A real server's address, or None for memory. Not async: the server is started in a loop of its own."""
+    return str(request.getfixturevalue("valkey").url) if request.param == "valkey" else None
+
+
 @pytest.fixture
-def deploy() -> Callable[..., Deployment]:
-    """Make a deployment of graphs by name: `deploy(agent=graph)`."""
+async def deploy(store_url: str | None) -> AsyncIterator[Callable[..., Deployment]]:
+    """Make a deployment of graphs by name, `deploy(agent=graph)`: in memory, and on a real server."""
+    client = Client(store_url) if store_url is not None else None
 
     def make(**graphs: Any) -> Deployment:
-        return Deployment(graphs)
+        return Deployment(graphs, client)
 
-    return make
+    yield make
+    if client is not None:
+        await client.aclose()

@@ -221,7 +221,8 @@ async def test_a_question_waits_for_its_answer(deploy: Any) -> None:
     assert log_of(await house.attempt(ref)) == ["a", "yes"]
 
 
-async def test_two_questions_of_one_node_get_their_own_answers_through_a_crash(deploy: Any) -> None:
+@pytest.mark.parametrize("nested", [False, True])
+async def test_two_questions_of_one_node_get_their_own_answers_through_a_crash(deploy: Any, nested: bool) -> None:
     gate = asyncio.Event()
     ran = 0
 
@@ -235,7 +236,7 @@ async def test_two_questions_of_one_node_get_their_own_answers_through_a_crash(d
         second = interrupt("second?")
         return {"log": [first, second]}
 
-    house = deploy(agent=chain(ask))
+    house = deploy(agent=chain(named(chain(ask), "sub")) if nested else chain(ask))
     ref = await house.submit("agent", {"log": []})
     assert (await paused(house, ref)).interrupts[0].value == "first?"
     await house.store.resume(ref, value="one")
@@ -243,6 +244,26 @@ async def test_two_questions_of_one_node_get_their_own_answers_through_a_crash(d
     assert (await paused(house, ref, "w-b")).interrupts[0].value == "second?"
     await house.store.resume(ref, value="two")
     assert log_of(await house.attempt(ref, "w-b")) == ["one", "two"]
+
+
+async def test_a_failed_node_that_is_revived_keeps_the_answer_it_had(deploy: Any) -> None:
+    broken = [True]
+
+    def ask(state: Log) -> Log:
+        first = interrupt("first?")
+        if broken.pop() if broken else False:
+            raise RuntimeError("not yet")
+        return {"log": [first, interrupt("second?")]}
+
+    house = deploy(agent=chain(ask))
+    ref = await house.submit("agent", {"log": []})
+    await paused(house, ref)
+    await house.store.resume(ref, value="one")
+    assert isinstance(await house.attempt(ref), Failed)
+    await house.store.requeue(ref)
+    assert (await paused(house, ref)).interrupts[0].value == "second?"
+    await house.store.resume(ref, value="two")
+    assert log_of(await house.attempt(ref)) == ["one", "two"]
 
 
 async def test_parallel_questions_are_answered_by_id_and_in_a_subgraph(deploy: Any) -> None:

@@ -18,7 +18,7 @@ from langgraph.types import Send
 from pydantic import BaseModel
 
 from perdure import artifact, emit, idempotency_key
-from perdure.errors import LeaseLost
+from perdure.errors import LeaseLost, StoreUnavailable
 from perdure.graph.author import ARTIFACT_BYTES_MAX
 from perdure.graph.outcome import Drained, Failed, Finished
 from perdure.lifecycle.ids import WorkerId
@@ -66,9 +66,8 @@ async def test_a_finished_steps_events_are_stored_before_its_checkpoint(deploy: 
     ref = await house.submit("agent", {"log": []})
     seen: list[tuple[str, int, int]] = []
 
-    def look(metadata: Any) -> None:
-        page = house.store._threads[ref.thread].events
-        finished = sum(e.method == "tasks" and b'"status":"finished"' in e.body for e in page)
+    async def look(metadata: Any) -> None:
+        finished = sum(e.method == "tasks" and e.data["status"] == "finished" for e in await house.events(ref))
         seen.append((metadata["ns"].partition(":")[0], metadata["step"], finished))
 
     house.on_put = look
@@ -134,7 +133,7 @@ async def test_a_killed_task_goes_on_after_its_last_checkpoint_and_says_so(deplo
     house = deploy(agent=chain(first, second))
     ref = await house.submit("agent", {"log": []})
     await house.killed(ref, gate)
-    head = house.checkpoints.get_tuple({"configurable": {"thread_id": "t", "checkpoint_ns": ""}})
+    head = await house.head_id()
     outcome = await house.attempt(ref, "w-b")
     assert result_of(outcome) == {"log": ["first", "second"]}
     assert ran == {"first": 1, "second": 2}
@@ -146,7 +145,7 @@ async def test_a_killed_task_goes_on_after_its_last_checkpoint_and_says_so(deplo
     assert recovery.data["attempt"] == 2
     assert recovery.data["rehydrated"]["next"] == ["second"]
     assert recovery.data["rehydrated"]["step"] == 1
-    assert recovery.data["from_checkpoint"] == head.checkpoint["id"]
+    assert recovery.data["from_checkpoint"] == head
 
 
 async def test_a_task_killed_before_its_first_checkpoint_starts_with_its_input(deploy: Any) -> None:
@@ -283,6 +282,36 @@ async def test_a_lost_lease_ends_the_attempt_with_lease_lost(deploy: Any) -> Non
         await house.runner.run(claim, RunControl())
 
 
+async def test_a_store_that_stays_away_ends_the_attempt_and_not_the_task(deploy: Any) -> None:
+    async def away(metadata: Any) -> None:
+        if metadata["step"] == 1:
+            raise StoreUnavailable("away")
+
+    house = deploy(agent=chain("a", "b"))
+    house.on_put = away
+    ref = await house.submit("agent", {"log": []})
+    claim = await house.claim(ref)
+    with pytest.raises(StoreUnavailable):
+        await house.runner.run(claim, RunControl())
+    house.on_put = None
+    await house.store.abandon(ref.thread, WorkerId("w-a"))
+    assert result_of(await house.attempt(ref, "w-b")) == {"log": ["a", "b"]}
+
+
+async def test_parallel_tasks_of_a_worker_do_not_hear_each_other(deploy: Any) -> None:
+    async def speak(state: Log) -> Log:
+        emit("THOUGHT", state["log"][0])
+        artifact(state["log"][0], "x")
+        return {"log": []}
+
+    first, second = deploy(agent=chain(speak)), deploy(agent=chain(speak))
+    refs = [(house, await house.submit("agent", {"log": [name]})) for house, name in ((first, "one"), (second, "two"))]
+    await asyncio.gather(*(house.attempt(ref) for house, ref in refs))
+    for (house, ref), name in zip(refs, ("one", "two"), strict=True):
+        assert [e.data["text"] for e in await house.events(ref) if e.tag == "THOUGHT"] == [name]
+        assert [file.name for file in await house.store.artifacts(ref)] == [name]
+
+
 async def test_user_config_reaches_the_nodes_but_not_our_keys(deploy: Any) -> None:
     seen: dict[str, Any] = {}
 
@@ -295,7 +324,7 @@ async def test_user_config_reaches_the_nodes_but_not_our_keys(deploy: Any) -> No
     ref = await house.submit("agent", {"log": []}, config=config)
     await house.attempt(ref)
     assert (seen["model"], seen["team"]) == ("m", "x")
-    assert (seen["thread_id"], seen["run_id"]) == ("t", ref.task_id)
+    assert (seen["thread_id"], seen["run_id"]) == (house.thread_id, ref.task_id)
 
 
 # --- failures
@@ -428,7 +457,12 @@ async def test_emitted_events_and_artifacts_come_from_sync_and_async_nodes(deplo
 
     house = deploy(agent=chain(sync, _as_node(chain(later), "sub")))
     stored_at: list[int] = []
-    house.on_put = lambda metadata: stored_at.append(len(house.store._threads[ref.thread].artifacts[ref.task_id]))
+
+    async def look(metadata: Any) -> None:
+        if metadata["ns"] == "":
+            stored_at.append(len(await house.store.artifacts(ref)))
+
+    house.on_put = look
     ref = await house.submit("agent", {"log": []})
     await house.attempt(ref)
     events = await house.events(ref)

@@ -264,5 +264,5 @@ async def test_an_agent_with_a_tool_tells_its_story_once(deploy: Any, streams: b
     assert finished[1]["args"] == {"a": 1, "b": 2}
     tools = [(e.tag, e.data["event"]) for e in events if e.method == "tools"]
     assert tools == [("TOOL_USE", "tool-started"), ("TOOL_RESULT", "tool-finished")]
-    answer = "".join(e.data["delta"]["text"] for e in events if e.tag == "ANSWER" and "delta" in e.data)
+    answer = " ".join(e.data["delta"]["text"] for e in events if e.tag == "ANSWER" and "delta" in e.data)
     assert answer.split() == ["let", "me", "add", "it", "is", "3"]

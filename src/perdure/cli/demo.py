@@ -1,0 +1,5 @@
+"""`perdure demo`."""
+import click
+@click.command()
+def demo() -> None:
+    """x"""
