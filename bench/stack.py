@@ -54,7 +54,7 @@ async def stack(workers: int = 2, standby: int = 0, slots: int = 16, **variables
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder:
         async with EmbeddedValkey(Path(folder) / "v") as valkey:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "/tmp/e/dev.py", "--port", "0", "--config", str(GRAPHS),
+                sys.executable, "-m", "perdure", "dev", "--port", "0", "--config", str(GRAPHS),
                 cwd=folder,
                 env={
                     **os.environ,

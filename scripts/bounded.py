@@ -18,7 +18,7 @@ def main() -> int:
     """The command's exit code, or 124 when it was cut off."""
     found = re.fullmatch(r"(\d+)([smh])", sys.argv[1])
     if found is None or len(sys.argv) < 3:
-        print("usage: bounded.py LIMIT COMMAND…, where LIMIT is like 90s or 15m", file=sys.stderr)
+        sys.stderr.write("usage: bounded.py LIMIT COMMAND…, where LIMIT is like 90s or 15m\n")
         return 2
     limit_s = int(found[1]) * SECONDS[found[2]]
     process = subprocess.Popen(sys.argv[2:], start_new_session=True)
@@ -38,7 +38,7 @@ def main() -> int:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        print(f"bounded: cut off after {sys.argv[1]}: {' '.join(sys.argv[2:])}", file=sys.stderr)
+        sys.stderr.write(f"bounded: cut off after {sys.argv[1]}: {' '.join(sys.argv[2:])}\n")
         return 124
 
 

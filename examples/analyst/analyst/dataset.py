@@ -220,16 +220,14 @@ READ_CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
 }
 
 
-# DuckDB would draw a progress bar on the standard output of a worker whenever a statement takes two seconds.
-_BUILD_CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {"enable_progress_bar": "false"}
-
-
 def _build(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".build-", dir=path.parent))
     try:
         building = work / "building.duckdb"
-        with duckdb.connect(str(building), config=_BUILD_CONFIG) as connection:
+        with duckdb.connect(str(building)) as connection:
+            # In a process without a main file DuckDB draws a progress bar on the standard output, after two seconds.
+            connection.execute("SET enable_progress_bar = false")
             for table in TABLES:
                 csv = _csv(table.source, work)
                 columns = ", ".join(

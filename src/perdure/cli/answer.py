@@ -24,8 +24,5 @@ def answer(task: str, value: str, interrupt: str | None, url: str, api_key: str 
     except ValueError:
         given = value
     with connect(url, api_key) as client:
-        if interrupt is None:
-            after = client.answer(task, given)
-        else:
-            after = client.answer(task, responses={interrupt: given})
+        after = client.answer(task, given) if interrupt is None else client.answer(task, responses={interrupt: given})
     click.echo(f"{task} is {after.status}")

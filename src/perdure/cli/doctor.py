@@ -74,12 +74,12 @@ def _python() -> Finding:
 
 
 async def _graphs(settings: Settings) -> AsyncIterator[Finding]:
-    """Every graph is imported as a worker would."""
+    """Every graph is imported, as a worker would import it."""
     from perdure.errors import ConfigurationError, GraphError
     from perdure.graph.registry import GraphRegistry
     from perdure.store.base import Finding
 
-    if not Path(settings.config).is_file():
+    if not Path(settings.config).is_file():  # noqa: ASYNC240 - nothing else runs in this loop
         mend = "go to the folder of a LangGraph project, or make one: perdure init my-agent"
         yield Finding("graphs", False, f"there is no {settings.config} here", mend)
         return

@@ -70,6 +70,8 @@ class EventWords:
             text = None
         elif data.get("name") == "recovery":
             text = recovery(data)
+        elif data.get("name") == "artifact" and isinstance(data.get("artifact"), Mapping):
+            text = f"keeps {data['artifact'].get('name')}, {data['artifact'].get('size'):,} bytes"
         else:
             text = short(data)
         if text is None:

@@ -1,9 +1,9 @@
 """How a command ends: its exit code, and one clear message instead of a traceback.
 
-    0    done
-    1    it could not be done; the message on standard error says why and what to do
-    2    it was asked for in a way that makes no sense (a flag, an argument)
-    130  stopped by Ctrl-C
+0    done
+1    it could not be done; the message on standard error says why and what to do
+2    it was asked for in a way that makes no sense (a flag, an argument)
+130  stopped by Ctrl-C
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def run(app: click.Command, arguments: Sequence[str]) -> int:
         return 130
     except BrokenPipeError:
         # Whoever read our output has left, as `head` does; Python must not try to flush into it at the end.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 1
     except click.ClickException as error:
         if debug:

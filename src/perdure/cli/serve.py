@@ -47,7 +47,7 @@ LOGS = options(
     click.option("--log-json", is_flag=True, default=None, help="Logs as one JSON object a line."),
     click.option("--settings", "settings_file", metavar="FILE", help="Settings file.  [default: ./perdure.toml]"),
 )
-DATA_DIR = click.option("--data-dir", metavar="DIR", help="Where the embedded Valkey keeps its data. [default: .perdure]")
+DATA_DIR = click.option("--data-dir", metavar="DIR", help="Where everything of its own is kept.  [default: .perdure]")
 
 
 @click.command()

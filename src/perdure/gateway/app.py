@@ -23,7 +23,7 @@ from perdure.gateway.access import (
     read_headers,
 )
 from perdure.gateway.calls import Call, Operation
-from perdure.gateway.hub import Closed, EventHub
+from perdure.gateway.hub import EventHub
 from perdure.gateway.problems import MEDIA_TYPE, problem_of
 from perdure.gateway.services import Graphs, Metrics, Savers, Services
 from perdure.gateway.settings import ApiKey, GatewaySettings, Role, parse_api_keys
@@ -33,7 +33,7 @@ from perdure.store.base import TaskStore
 
 __all__ = ["ApiKey", "Gateway", "GatewaySettings", "Role", "create_app", "parse_api_keys"]
 
-# No key, no foreign page's data and no page of ours in a frame: these go on every answer of the router.
+# Probes and newcomers read these, and they tell nothing of anybody's: no key is needed.
 _OPEN: Final = frozenset({"/livez", "/healthz", "/readyz", "/openapi.json", "/docs"})
 _ENCODER: Final = msgspec.json.Encoder()
 _LOG = logging.getLogger("perdure.gateway")
@@ -113,8 +113,6 @@ class Gateway:
             await self._router(scope, receive, send)
         except ClientDisconnect:
             return
-        except Closed:
-            await _answer(send, 503, b"", [(b"retry-after", b"1")])
         except Exception as error:
             if send.started:
                 # The answer has begun and cannot become a problem any more: the server logs this and cuts the line.

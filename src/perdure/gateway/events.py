@@ -84,7 +84,7 @@ async def task_events(call: Call) -> Response | ASGIApp:
         thread = await call.services.store.thread(ref.thread)
         if asked.epoch in (None, thread.epoch) and asked.seq <= thread.last_seq:
             return Response(status_code=204)
-    return EventStream(call, ref.thread, start, wanted, ref)
+    return _stream(call, ref.thread, start, wanted, ref)
 
 
 async def thread_events(call: Call) -> Response | ASGIApp:
@@ -95,7 +95,13 @@ async def thread_events(call: Call) -> Response | ASGIApp:
     wanted = EventFilter.from_query(call.request.query_params, None)
     if "application/json" in call.request.headers.get("accept", ""):
         return await _page(call, call.thread, start or Cursor(None, 0), wanted)
-    return EventStream(call, call.thread, start or Cursor(thread.epoch, thread.last_seq), wanted, None)
+    return _stream(call, call.thread, start or Cursor(thread.epoch, thread.last_seq), wanted, None)
+
+
+def _stream(call: Call, thread: ThreadRef, start: Cursor, wanted: EventFilter, task: TaskRef | None) -> EventStream:
+    if call.services.hub.closed:
+        raise Closed
+    return EventStream(call, thread, start, wanted, task)
 
 
 def _cursor(call: Call) -> Cursor | None:

@@ -34,6 +34,7 @@ from perdure.errors import (
     StoreUnavailable,
     StoreUnsuitable,
 )
+from perdure.gateway.hub import Closed
 
 TYPE_ROOT: Final = "https://perdure.dev/problems/"
 MEDIA_TYPE: Final = b"application/problem+json"
@@ -125,6 +126,9 @@ def problem_of(error: BaseException, retry_after_s: int = 1) -> tuple[Problem, l
             return _problem("broker-unavailable", "The broker is away", 503, detail), _retry(retry_after_s)
         case GraphError():
             return _problem("graph-error", "The graph cannot be used", 500, str(error)), []
+        case Closed():
+            detail = "this gateway is going; connect again, another one goes on"
+            return _problem("draining", "The gateway drains", 503, detail), _retry(retry_after_s)
         case HTTPException(status_code=404):
             return _problem("not-found", "There is no such thing", 404, "no route has this path; see /docs"), []
         case HTTPException(status_code=405):

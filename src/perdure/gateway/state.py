@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.errors import InvalidUpdateError
 from langgraph.types import StateSnapshot
 
 from perdure.errors import Conflict, GraphError, InvalidRequest, NotFound
@@ -95,8 +96,6 @@ async def correct(
     config = config_of(thread.thread_id, checkpoint_id)
     config["metadata"] = dict(mark)
     bound = graph.copy(update={"checkpointer": saver_of(services, thread)})
-    from langgraph.errors import InvalidUpdateError
-
     try:
         after = await bound.aupdate_state(config, values, as_node=as_node)
     except (InvalidUpdateError, ValueError, TypeError, KeyError) as error:
@@ -126,34 +125,33 @@ async def marked(services: Services, thread: ThreadRef, mark: Mapping[str, str])
     return None
 
 
-async def copy(services: Services, source: ThreadRef, target: ThreadRef, checkpoint_id: str | None) -> str | None:
-    """Copy the state of `source`, up to `checkpoint_id` or whole, into the empty thread `target`.
+async def point(services: Services, thread: ThreadRef, checkpoint_id: str | None) -> str | None:
+    """The id of the newest checkpoint, None if there is none; or `checkpoint_id`, if there is such a one."""
+    found = await saver_of(services, thread).aget_tuple(config_of(thread.thread_id, checkpoint_id))
+    if found is None and checkpoint_id is not None:
+        raise NotFound(f"thread {thread.thread_id!r} has no checkpoint {checkpoint_id!r}")
+    return found.checkpoint["id"] if found is not None else None
 
-    Returns the id of the newest checkpoint copied. A partial copy keeps the ids of the checkpoints.
-    """
+
+async def copy(services: Services, source: ThreadRef, target: ThreadRef, checkpoint_id: str | None) -> None:
+    """Copy the state of `source`, up to `checkpoint_id` or whole, into the empty thread `target`."""
     saver = saver_of(services, source)
-    head = await saver.aget_tuple(config_of(source.thread_id, checkpoint_id))
-    if head is None and checkpoint_id is not None:
-        raise NotFound(f"thread {source.thread_id!r} has no checkpoint {checkpoint_id!r}")
-    if head is None:
-        return None
     if checkpoint_id is None:
         try:
             await saver.acopy_thread(source.thread_id, target.thread_id)
-            return head.checkpoint["id"]
+            return
         except NotImplementedError:
             pass
     # Checkpoint ids grow with time, so all that is not newer, subgraphs' included, is what led to this point.
     entries = [
         entry
         async for entry in saver.alist({"configurable": {"thread_id": source.thread_id}}, limit=FORK_MAX)
-        if entry.checkpoint["id"] <= head.checkpoint["id"]
+        if checkpoint_id is None or entry.checkpoint["id"] <= checkpoint_id
     ]
     for entry in sorted(entries, key=lambda entry: entry.checkpoint["id"]):
         # What ran after the chosen point is left behind; older writes are part of what led to it.
         writes = entry.checkpoint["id"] != checkpoint_id
         await _put(saver, entry, target.thread_id, writes=writes)
-    return head.checkpoint["id"]
 
 
 async def _put(saver: Saver, entry: CheckpointTuple, thread_id: str, *, writes: bool) -> None:

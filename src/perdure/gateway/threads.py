@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
-from perdure.errors import InvalidRequest
+from perdure.errors import Conflict, InvalidRequest, NotFound
 from perdure.gateway import state
 from perdure.gateway.calls import REPLAYED, Call, Operation, answer, cursor_of, idempotency_key, limit_of
 from perdure.gateway.settings import Role
@@ -143,21 +143,21 @@ async def fork(call: Call) -> Response:
         check_id(asked.checkpoint_id, "/checkpoint_id")
     wanted = check_id(asked.thread_id, "/thread_id") if asked.thread_id is not None else call.services.clock.uuid7()
     origin = await call.services.store.thread(source)
+    at = await state.point(call.services, source, asked.checkpoint_id)
     kept = await call.reserve(raw, msgspec.json.encode(_Made(wanted)))
     thread_id = wanted if kept is None else msgspec.json.decode(kept, type=_Made).thread_id
     target = ThreadRef(call.caller.tenant, ThreadId(thread_id))
     if kept is None:
         await _need_absent(call, target)
-    copied = await state.copy(call.services, source, target, asked.checkpoint_id)
-    metadata = {"forked_from": source.thread_id, "forked_at": copied}
+    metadata = {"forked_from": source.thread_id, "forked_at": at}
     await call.services.store.create_thread(target, metadata, origin.graph)
+    if at is not None:
+        await state.copy(call.services, source, target, asked.checkpoint_id)
     headers = {"Location": f"{PATH}/{thread_id}", **(REPLAYED if kept is not None else {})}
-    return answer(CheckpointRef(thread_id, copied), 201, headers)
+    return answer(CheckpointRef(thread_id, at), 201, headers)
 
 
 async def _need_absent(call: Call, target: ThreadRef) -> None:
-    from perdure.errors import Conflict, NotFound
-
     try:
         await call.services.store.thread(target)
     except NotFound:

@@ -78,7 +78,7 @@ class EventLog:
 
     `put` never waits. While the store is away nothing is dropped: sending is tried again until the log is left, and
     `room` holds the speaker back. After a lost lease every method raises LeaseLost. An append whose answer got lost
-    is sent again, so that events can be doubled, never lost, when a store's connection breaks in the middle.
+    is sent again, and the store, which knows the events by their place, stores each once.
     Leaving the context stops sending at once; what was not flushed or taken is gone.
     """
 
@@ -89,6 +89,7 @@ class EventLog:
         self._encoder = BodyEncoder(lease, attempt)
         self._ready: deque[NewEvent] = deque()
         self._bytes = 0
+        self._stored = 0
         # The newest piece of text stays open until something else is said, so that the next piece can join it.
         self._tail: tuple[Tagged, int, int] | None = None
         self._pieces: list[str] = []
@@ -200,7 +201,7 @@ class EventLog:
                     raise self._broken
                 batch = self._batch(left)
                 try:
-                    await self._store.append(self._lease, batch)
+                    await self._store.append(self._lease, batch, self._stored + 1)
                 except StoreUnavailable:
                     await asyncio.sleep(wait_s)
                     wait_s = min(wait_s * 2, _RETRY_MAX_S)
@@ -209,6 +210,7 @@ class EventLog:
                     self._broken = error
                     self._room.set()
                     raise
+                self._stored += len(batch)
                 for sent in batch:
                     self._ready.popleft()
                     self._bytes -= len(sent.body)

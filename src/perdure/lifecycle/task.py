@@ -40,6 +40,7 @@ class Reason(StrEnum):
     DEADLINE = "deadline"
     GRAPH_ERROR = "graph_error"
     UNSERIALIZABLE = "unserializable"
+    INTERNAL = "internal"
     WORKER_LOST = "worker_lost"
     LEASE_EXPIRED = "lease_expired"
     DRAIN = "drain"

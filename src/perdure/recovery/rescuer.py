@@ -11,7 +11,8 @@ import logging
 from typing import Final
 
 from perdure.broker.base import Broker
-from perdure.errors import BrokerUnavailable, StoreUnavailable
+from perdure.errors import BrokerUnavailable, PerdureError, StoreUnavailable
+from perdure.lifecycle.doorbell import Doorbell
 from perdure.store.base import TaskStore
 
 log = logging.getLogger(__name__)
@@ -34,14 +35,28 @@ class Rescuer:
             try:
                 while await self.look() == BATCH:
                     pass
-            except StoreUnavailable as error:
+            except PerdureError as error:
                 log.warning("the rescuer waits for the store: %s", error)
             await asyncio.sleep(self._look_every_s)
 
     async def look(self) -> int:
-        """Mend what is due now; returns how many threads were looked at. Raises StoreUnavailable."""
+        """Mend what is due now; returns how many threads were looked at. Raises StoreUnavailable.
+
+        A thread that cannot be looked at, for its record is damaged, is told of and passed over.
+        """
         due = await self._store.due(BATCH)
-        bells = [bell for bell in await asyncio.gather(*map(self._store.rescue, due)) if bell is not None]
+        bells: list[Doorbell] = []
+        looked = 0
+        answers = await asyncio.gather(*map(self._store.rescue, due), return_exceptions=True)
+        for one, answer in zip(due, answers, strict=True):
+            if isinstance(answer, StoreUnavailable):
+                raise answer
+            if isinstance(answer, BaseException):
+                log.error("the rescuer cannot look at thread %s", one.thread.thread_id, exc_info=answer)
+                continue
+            looked += 1
+            if answer is not None:
+                bells.append(answer)
         if bells:
             try:
                 await self._broker.publish(bells)
@@ -49,4 +64,4 @@ class Rescuer:
             except BrokerUnavailable as error:
                 # The store has set the time of the next look, at which they are rung for again.
                 log.warning("the rescuer cannot ring for %d tasks: %s", len(bells), error)
-        return len(due)
+        return looked

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -21,6 +21,12 @@ from perdure.lifecycle.ids import TaskId, Tenant, ThreadId, WorkerId
 from perdure.lifecycle.lease import Lease
 from perdure.lifecycle.task import Interrupt, Task, TaskError, TaskSpec
 from perdure.lifecycle.transitions import Status
+
+RING_AGAIN_MS: Final = 5_000
+"""How long a task may wait for a worker before it is rung for again."""
+
+IDEMPOTENCY_MS: Final = 24 * 3600 * 1000
+"""How long an Idempotency-Key is remembered."""
 
 
 class Created(msgspec.Struct, frozen=True):
@@ -165,11 +171,12 @@ class TaskStore(ABC):
         """Extend leases to their full time from now. False for each that is lost."""
 
     @abstractmethod
-    async def append(self, lease: Lease, events: Sequence[NewEvent], batch: int = 0) -> int:
+    async def append(self, lease: Lease, events: Sequence[NewEvent], first: int = 0) -> int:
         """Number and store events, all or none. Returns the last seq.
 
-        `batch` counts the holder's appends from 1. An append whose number was stored already stores nothing, so a
-        holder that lost the answer sends it again. With 0 nothing is remembered.
+        `first` is the place of the first of them among all that this holder appends, counted from 1. Events that
+        are stored already are not stored again, so a holder that lost the answer sends them again, with others
+        behind them or not. With 0 nothing is remembered.
         """
 
     @abstractmethod

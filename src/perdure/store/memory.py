@@ -7,7 +7,7 @@ import bisect
 import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -21,6 +21,8 @@ from perdure.lifecycle.task import Interrupt, Multitask, Priority, Reason, Task,
 from perdure.lifecycle.transitions import LIVE, TERMINAL, Status, Verb, next_status, require
 from perdure.store.answers import answers_to, passed_with
 from perdure.store.base import (
+    IDEMPOTENCY_MS,
+    RING_AGAIN_MS,
     Artifact,
     Claim,
     Created,
@@ -35,11 +37,6 @@ from perdure.store.base import (
 )
 from perdure.store.listing import matches, thread_cursor
 from perdure.store.wakeups import WakeUps
-
-RING_AGAIN_MS: Final = 5_000
-"""How long a task may wait for a worker before it is rung for again."""
-
-IDEMPOTENCY_MS: Final = 24 * 3600 * 1000
 
 
 class _Thread:
@@ -68,7 +65,7 @@ class _Thread:
         self.artifacts: dict[TaskId, list[tuple[Artifact, bytes]]] = defaultdict(list)
         self.look_ms: int | None = None
         self.rings = 0
-        self.batch = 0
+        self.said = 0
 
     @property
     def seq(self) -> int:
@@ -156,7 +153,7 @@ class MemoryStore(TaskStore):
         lease = Lease(ref.tenant, ref.thread_id, ref.task_id, Token(thread.token), nonce, worker, ttl_ms)
         thread.fence, thread.until_ms, thread.ttl_ms = lease.fence, now + ttl_ms, ttl_ms
         attempt = task.attempt if thread.keep_attempt else task.attempt + 1
-        lost, thread.lost, thread.keep_attempt, thread.rings, thread.batch = thread.lost, None, False, 0, 0
+        lost, thread.lost, thread.keep_attempt, thread.rings, thread.said = thread.lost, None, False, 0, 0
         first = thread.head_seq + 1 if thread.head_task == ref.task_id else task.first_seq + 1
         superseded = (first, thread.seq) if lost and first <= thread.seq else None
         task = msgspec.structs.replace(
@@ -183,12 +180,13 @@ class MemoryStore(TaskStore):
             kept.append(held)
         return kept
 
-    async def append(self, lease: Lease, events: Sequence[NewEvent], batch: int = 0) -> int:
+    async def append(self, lease: Lease, events: Sequence[NewEvent], first: int = 0) -> int:
         thread, _ = self._held(lease)
-        if 0 < batch <= thread.batch:
-            return thread.seq
-        thread.batch = max(batch, thread.batch)
-        return self._append(thread, lease.task_id, events)
+        if first:
+            known = max(0, thread.said - (first - 1))
+            thread.said = max(thread.said, first - 1 + len(events))
+            events = events[known:]
+        return self._append(thread, lease.task_id, events) if events else thread.seq
 
     async def succeed(self, lease: Lease, result: bytes, events: Sequence[NewEvent] = ()) -> Ended:
         thread, task = self._held(lease)

@@ -26,6 +26,8 @@ from perdure.lifecycle.task import Interrupt, Priority, Task, TaskError, TaskSpe
 from perdure.lifecycle.transitions import LIVE, Status, Verb, require
 from perdure.store.answers import answers_to, passed_with
 from perdure.store.base import (
+    IDEMPOTENCY_MS,
+    RING_AGAIN_MS,
     Artifact,
     Claim,
     Created,
@@ -39,7 +41,6 @@ from perdure.store.base import (
     WorkerInfo,
 )
 from perdure.store.listing import matches, thread_cursor
-from perdure.store.memory import IDEMPOTENCY_MS, RING_AGAIN_MS
 from perdure.store.suitability import durability_of, findings
 from perdure.store.wakeups import WakeUps
 from perdure.valkey import keys
@@ -161,8 +162,8 @@ class ValkeyStore(TaskStore):
         )
         return [reply == 1 for reply in replies]
 
-    async def append(self, lease: Lease, events: Sequence[NewEvent], batch: int = 0) -> int:
-        last: int = await self._held_call("append", lease, batch, *_flat(events))
+    async def append(self, lease: Lease, events: Sequence[NewEvent], first: int = 0) -> int:
+        last: int = await self._held_call("append", lease, first, *_flat(events))
         return last
 
     async def succeed(self, lease: Lease, result: bytes, events: Sequence[NewEvent] = ()) -> Ended:

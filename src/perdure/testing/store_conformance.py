@@ -500,13 +500,17 @@ class StoreConformance:
         assert orjson.loads(seen[2].json())["event_id"] == f"{page.epoch}:3"
         assert seen[2].task_id == ref.task_id
 
-    async def test_a_batch_that_is_sent_twice_is_stored_once(self, store: TaskStore) -> None:
+    async def test_events_that_are_sent_again_are_stored_once(self, store: TaskStore) -> None:
         claim = await running(store)
-        event = make_event(claim.task.task_id)
-        assert [await store.append(claim.lease, [event], batch) for batch in (1, 1, 2, 1, 2)] == [3, 3, 4, 4, 4]
-        await store.abandon(ref_of(claim.task.spec).thread, A)
+        ref = ref_of(claim.task.spec)
+        events = [make_event(ref.task_id, str(n)) for n in range(5)]
+        sent = [(events[:2], 1), (events[:2], 1), (events[:4], 1), (events[1:3], 2), (events[4:], 5), (events[4:], 5)]
+        assert [await store.append(claim.lease, some, first) for some, first in sent] == [4, 4, 6, 6, 7, 7]
+        page = await store.events(ref.thread, 2)
+        assert [event.decoded()["params"]["data"]["text"] for event in page.events] == list("01234")
+        await store.abandon(ref.thread, A)
         again = await claimed(store, claim.task.spec, B)
-        assert await store.append(again.lease, [event], 1) == 7
+        assert await store.append(again.lease, events[:1], 1) == 10
 
     async def test_a_follower_is_woken_by_every_event(self, store: TaskStore) -> None:
         claim = await running(store)

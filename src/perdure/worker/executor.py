@@ -12,12 +12,12 @@ from langgraph.runtime import RunControl
 
 from perdure.broker.base import Broker
 from perdure.clock import Clock
-from perdure.errors import BrokerUnavailable, LeaseLost, StoreUnavailable
+from perdure.errors import BrokerUnavailable, DependencyError, LeaseLost, StoreUnavailable
 from perdure.graph.outcome import Drained, Failed, Finished, Outcome, Paused
 from perdure.graph.runner import GraphRunner
 from perdure.lifecycle.doorbell import Doorbell
 from perdure.lifecycle.ids import TaskId
-from perdure.lifecycle.task import Reason
+from perdure.lifecycle.task import Reason, TaskError
 from perdure.store.base import Claim, TaskStore
 from perdure.worker.lease_keeper import LeaseKeeper
 
@@ -82,10 +82,7 @@ class Executor:
             elif isinstance(error := work.exception(), LeaseLost):
                 log.info("task %s: %s", claim.task.task_id, error)
             elif error is not None:
-                # The runner turns everything that a graph does into an outcome, so this is a fault of ours or of a
-                # dependency. Giving the task back costs it an attempt but not its state.
-                log.error("task %s: the runner failed", claim.task.task_id, exc_info=error)
-                await self._give_back(claim, Reason.RETRY)
+                await self._failed(claim, error)
             else:
                 await self._settle(claim, work.result())
         finally:
@@ -117,6 +114,17 @@ class Executor:
                 )
             case Drained():
                 await self._give_back(claim, Reason.DRAIN)
+
+    async def _failed(self, claim: Claim, error: BaseException) -> None:
+        """The runner turns everything that a graph does into an outcome, so this is a fault of a dependency or of
+        ours. Giving the task back costs it an attempt but not its state; a fault of ours must not go on for ever."""
+        task = claim.task
+        log.error("task %s: the runner failed", task.task_id, exc_info=error)
+        told = TaskError(type(error).__name__, str(error), worker=claim.lease.worker)
+        if isinstance(error, DependencyError) or task.attempt < task.spec.max_attempts:
+            await self._ring(await self._insist(lambda: self._store.give_back(claim.lease, Reason.RETRY, error=told)))
+        else:
+            await self._settle(claim, Failed(told, Reason.INTERNAL))
 
     async def _stopped(self, claim: Claim, why: str) -> None:
         if why == "superseded":

@@ -105,12 +105,14 @@ class LeaseKeeper:
             self._started.set()
             beat_at = -1e9
             while not self._stopping:
+                # Taken back before the look at the store, so that a nudge during the look gets one of its own.
+                nudged = self._wake.is_set()
+                self._wake.clear()
                 await self._renew(store)
-                if self._clock.monotonic() - beat_at >= HEARTBEAT_EVERY_S or self._wake.is_set():
+                if nudged or self._clock.monotonic() - beat_at >= HEARTBEAT_EVERY_S:
                     beat_at = self._clock.monotonic()
                     await self._beat(store)
                 self._stop_overdue()
-                self._wake.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._patience_s()):
                         await self._wake.wait()

@@ -71,20 +71,32 @@ class WorkerService:
             self._executor.drain()
 
     async def run(self) -> None:
-        """Work until drained. Cancelling stops everything held in the middle of its step and gives it back."""
-        listening = asyncio.create_task(self._listen(), name="consumer")
-        obeying = asyncio.create_task(self._obey(), name="orders")
-        try:
-            await self._draining.wait()
-        finally:
-            for task in (listening, obeying):
-                task.cancel()
-            await asyncio.wait([listening, obeying])
-            await self._come_to_rest()
+        """Work until drained. Cancelling stops everything held in the middle of its step and gives it back.
 
-    async def _come_to_rest(self) -> None:
-        if self._busy:
-            await asyncio.wait(self._busy, timeout=self._drain_timeout_s)
+        Drains and raises what went wrong if it can hear no more rings: a deaf worker must not look alive.
+        """
+        draining = asyncio.create_task(self._draining.wait(), name="drain")
+        ears = [
+            asyncio.create_task(self._listen(), name="consumer"),
+            asyncio.create_task(self._obey(), name="orders"),
+        ]
+        patience_s = 0.0
+        try:
+            await asyncio.wait([draining, *ears], return_when=asyncio.FIRST_COMPLETED)
+            deaf = [ear for ear in ears if ear.done()]
+            self.drain()
+            patience_s = self._drain_timeout_s
+        finally:
+            for task in (draining, *ears):
+                task.cancel()
+            await asyncio.wait([draining, *ears])
+            await self._come_to_rest(patience_s)
+        for ear in deaf:
+            ear.result()
+
+    async def _come_to_rest(self, patience_s: float) -> None:
+        if self._busy and patience_s:
+            await asyncio.wait(self._busy, timeout=patience_s)
         if self._busy:
             log.warning("%d tasks did not finish their step in time and are stopped in it", len(self._busy))
             self._executor.cancel_all("drain")
@@ -103,6 +115,8 @@ class WorkerService:
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, RETRY_MAX_S)
                     continue
+                if self._draining.is_set():
+                    return  # Leaving gives back what was received.
                 for delivery in deliveries:
                     task = asyncio.create_task(self._answer(delivery), name=f"slot {delivery.doorbell.ref.task_id}")
                     self._busy.add(task)

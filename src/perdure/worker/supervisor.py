@@ -30,6 +30,8 @@ RESTART_FIRST_S: Final = 0.1
 RESTART_MAX_S: Final = 10.0
 LIVED_WELL_S: Final = 10.0
 """A child that lived this long is started again at once; one that did not is waited for longer and longer."""
+LEAVE_GRACE_S: Final = 10.0
+"""How long a child may take to leave after its time to drain, before it is killed."""
 EXIT_BROKEN_GRAPH: Final = 78
 """How a worker process ends that cannot load a graph; trying again would only repeat the error."""
 
@@ -121,13 +123,14 @@ class Supervisor:
         broker: Broker,
         clock: Clock,
         drain_timeout_s: float,
+        grace_s: float = LEAVE_GRACE_S,
     ) -> None:
         self._command = command
         self._settings = settings
         self._store = store
         self._broker = broker
         self._clock = clock
-        self._drain_timeout_s = drain_timeout_s
+        self._leave_s = drain_timeout_s + grace_s
         self._children: dict[int, Child] = {}
         self._stopping = asyncio.Event()
         self._all_ready = asyncio.Event()
@@ -165,11 +168,12 @@ class Supervisor:
             self._stopping.set()
             for child in self._children.values():
                 _signal(child, signal.SIGTERM)
-            done, late = await asyncio.wait(keepers, timeout=self._drain_timeout_s + 10)
+            done, late = await asyncio.wait(keepers, timeout=self._leave_s)
             if late:
                 log.error("%d workers did not leave in time and are killed", len(late))
-            for keeper in done:
-                keeper.result()
+            errors = [error for keeper in done if (error := keeper.exception()) is not None]
+            if errors:
+                raise errors[0]
         finally:
             self._stopping.set()
             stopping.cancel()
@@ -182,6 +186,8 @@ class Supervisor:
         while not stop.is_set():
             started_at = self._clock.monotonic()
             child = await self._start(index)
+            if stop.is_set():
+                _signal(child, signal.SIGTERM)  # The others were told while this one was being started.
             code = await child.process.wait()
             self._children.pop(index, None)
             child.read_reports()
@@ -202,7 +208,9 @@ class Supervisor:
             )
             lived = self._clock.monotonic() - started_at
             delay = RESTART_FIRST_S if lived > LIVED_WELL_S or child.ready else min(delay * 2, RESTART_MAX_S)
-            await asyncio.sleep(delay)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await stop.wait()
 
     async def _start(self, index: int) -> Child:
         worker_id = new_worker_id(self._clock)

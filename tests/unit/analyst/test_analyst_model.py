@@ -102,9 +102,9 @@ def test_it_knows_only_what_the_prompt_says(database: Path) -> None:
     [
         (Outcome("SELECT x", error="Binder Error: no column x"), Verdict.REVISE, "Binder Error"),
         (Outcome("SELECT a FROM flights WHERE b", ["airline", "flights"], []), Verdict.REPLAN, "each condition"),
-        (Outcome("SELECT a FROM flights WHERE b", ["avg_dep_delay_min", "flights"], [[None, 0]]), Verdict.REPLAN, "each"),
+        (Outcome("SELECT a FROM flights WHERE b", ["avg_x_min", "flights"], [[None, 0]]), Verdict.REPLAN, "each"),
         (
-            Outcome("… GROUP BY 1\nLIMIT 9", ["dest", "avg_x_min", "flights"], [["A", 1, 3], ["B", 0, 99]]),
+            Outcome("… GROUP BY 1\nLIMIT 9", ["d", "avg_x_min", "flights"], [["A", 1, 3], ["B", 0, 99]]),
             Verdict.REVISE,
             "at least 30 rows",
         ),

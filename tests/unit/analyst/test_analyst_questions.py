@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 
 import pytest
 from analyst.dataset import schema_text
-from analyst.offline.query import Misunderstood, Query, to_sql
+from analyst.offline.query import Misunderstood, Query, diagnosis_sql, to_sql
 from analyst.offline.reading import read_question
 from analyst.offline.schema import read_schema
 from analyst.sql_guard import Cell, QueryResult, run_select
@@ -331,6 +332,18 @@ def test_every_column_of_the_schema_that_can_be_measured_can_be_named(database: 
         result = run_select(database, to_sql(query))
         assert isinstance(result, QueryResult), (name, result)
         assert result.rows[0][0] is not None, name
+
+
+def test_no_jumble_of_words_breaks_the_rules(database: Path) -> None:
+    """Whatever words come in whatever order: the rules refuse, or give SQL that runs."""
+    dice = random.Random(20130101)
+    words = [word for question, _ in ANSWERS for word in question.split()]
+    for _ in range(500):
+        question = " ".join(dice.choices(words, k=dice.randint(1, 9)))
+        query = read(question, database)
+        if isinstance(query, Query) and dice.random() < 0.3:
+            for sql in (to_sql(query), diagnosis_sql(query)):
+                assert isinstance(run_select(database, sql), QueryResult), (question, sql)
 
 
 def is_within(wanted: tuple[Cell, ...], got: tuple[Cell, ...]) -> bool:

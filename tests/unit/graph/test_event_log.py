@@ -28,6 +28,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.batches: list[Sequence[NewEvent]] = []
+        self.places: list[tuple[int, int]] = []
         self.away = 0
         self.error: Exception | None = None
         self.gate: asyncio.Event | None = None
@@ -37,7 +38,8 @@ class Sink:
     def data(self) -> list[Any]:
         return [orjson.loads(b"{" + e.body)["params"]["data"] for batch in self.batches for e in batch]
 
-    async def append(self, lease: Lease, events: Sequence[NewEvent]) -> int:
+    async def append(self, lease: Lease, events: Sequence[NewEvent], first: int = 0) -> int:
+        self.places.append((first, len(events)))
         self.asked.set()
         if self.gate is not None:
             await self.gate.wait()
@@ -138,6 +140,18 @@ async def test_a_full_log_holds_the_speaker_back_until_the_store_takes_some() ->
         sink.gate.set()
         await asyncio.wait_for(waiting, 5)
         assert not log.full
+
+
+async def test_what_is_sent_again_says_its_place_again() -> None:
+    sink = Sink()
+    async with log_to(sink) as log:
+        log.put(custom(1), 1)
+        await log.flush()
+        sink.away = 1
+        log.put(custom(2), 1)
+        log.put(custom(3), 1)
+        await log.flush()
+    assert sink.places == [(1, 1), (2, 2), (2, 2)]
 
 
 async def test_a_lost_lease_reaches_every_caller() -> None:

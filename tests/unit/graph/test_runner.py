@@ -331,11 +331,11 @@ async def test_user_config_reaches_the_nodes_but_not_our_keys(deploy: Any) -> No
 
 
 async def test_a_node_that_raises_fails_the_task_with_the_authors_own_frames(deploy: Any) -> None:
-    def helper() -> None:
+    def divide() -> None:
         raise ZeroDivisionError("nothing to divide by")
 
     def boom(state: Log) -> Log:
-        helper()
+        divide()
         return {}
 
     house = deploy(agent=chain("a", boom))
@@ -345,7 +345,7 @@ async def test_a_node_that_raises_fails_the_task_with_the_authors_own_frames(dep
     assert (outcome.reason, outcome.error.type, outcome.error.node) == ("graph_error", "ZeroDivisionError", "boom")
     assert outcome.error.message == "nothing to divide by"
     trace = outcome.error.traceback or ""
-    assert "in helper" in trace
+    assert "in divide" in trace
     assert "in boom" in trace
     assert "langgraph" not in trace
     failed = next(e for e in await house.events(ref) if e.tag == "ERROR" and e.method == "tasks")

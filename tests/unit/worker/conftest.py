@@ -49,7 +49,7 @@ class ConductedRunner:
 
     def __init__(self) -> None:
         self.claims: asyncio.Queue[Claim] = asyncio.Queue()
-        self.cut: list[TaskId] = []
+        self.cuts: asyncio.Queue[TaskId] = asyncio.Queue()
         self._steps: dict[TaskId, asyncio.Queue[Outcome | Exception | None]] = {}
 
     async def run(self, claim: Claim, control: RunControl) -> Outcome:
@@ -66,13 +66,18 @@ class ConductedRunner:
                 if control.drain_requested:
                     return Drained()
         except asyncio.CancelledError:
-            self.cut.append(claim.task.task_id)
+            self.cuts.put_nowait(claim.task.task_id)
             raise
 
     async def next_claim(self) -> Claim:
         """The next task that a slot has begun to run."""
         async with asyncio.timeout(5):
             return await self.claims.get()
+
+    async def next_cut(self) -> TaskId:
+        """The next task that was stopped in the middle of a step."""
+        async with asyncio.timeout(5):
+            return await self.cuts.get()
 
     def end_step(self, claim: Claim, outcome: Outcome | Exception | None = None) -> None:
         """End the running step: with the next one to follow, with the task's outcome, or with a fault."""

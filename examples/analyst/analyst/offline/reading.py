@@ -493,6 +493,7 @@ class _Reader(Conditions):
             elif not self.measures and not self._has_word(lx.FLIGHT_WORDS - {"flight"}):
                 self._measure(Measure(Agg.COUNT))
                 self._measure(Measure(Agg.AVG, lx.DEP_DELAY))
+                self.needs.add("flights")
                 self.assumptions.append("compared by the number of flights and the average departure delay")
         if (
             not self.measures
@@ -546,7 +547,7 @@ class _Reader(Conditions):
             and first.agg in (Agg.AVG, Agg.SUM)
             and not self._agg_asked()
         )
-        if lists and anchor is Anchor.FLIGHTS and first.concept is lx.PLANE_AGE:
+        if lists and first.concept is lx.PLANE_AGE and self.needs <= {"planes", "p"}:
             anchor = Anchor.PLANES
         if anchor is Anchor.PLANES and self.groups == [lx.PLANE] and first.concept is not None:
             # A plane is one row of its own table: it is listed, not averaged.

@@ -105,4 +105,4 @@ class Sentence:
         needs: Iterable[str] = (),
     ) -> None:
         self.found.append(Found(place, Filter(sql, words), strong, time, frozenset(needs)))
-        self.needs |= set(needs)
+        self.needs |= {*needs, "t"} if time else set(needs)

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TypedDict
 
 from langgraph.graph import END, START, StateGraph
+
 from perdure import artifact, emit
 
 

@@ -15,7 +15,7 @@ if not TRANSITIONS[t[1]].claim or ms(t[2]) > now then
 end
 local token = redis.call('HINCRBY', thread, 'token', 1)
 redis.call('HSET', thread, 'fence', string.format('%d:%s', token, ARGV[4]), 'until', now + tonumber(ARGV[3]),
-  'ttl', ARGV[3], 'lost', '', 'keep', '', 'rings', 0, 'batch', 0)
+  'ttl', ARGV[3], 'lost', '', 'keep', '', 'rings', 0, 'said', 0)
 local attempt = ms(t[3]) + 1
 if r[4] == '1' then
   attempt = ms(t[3])
