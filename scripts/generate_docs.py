@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +40,7 @@ def settings_table() -> str:
         default = "" if field.default is msgspec.NODEFAULT else field.default
         if field.default_factory is not msgspec.NODEFAULT:
             default = "empty"
-        shown = {None: "none", True: "true", False: "false"}.get(default, default)
+        shown = "none" if default is None else str(default).lower() if isinstance(default, bool) else default
         lines.append(f"| `{field.name}` | {variable} | {shown} | {told[field.name]} |")
     return "\n".join(lines)
 
@@ -72,9 +71,8 @@ def renewed() -> Iterator[tuple[Path, str, str]]:
         now = path.read_text(encoding="utf-8")
         if begin not in now or end not in now:
             raise SystemExit(f"{path.relative_to(ROOT)} lacks the lines {begin} and {end}")
-        fresh = re.sub(
-            f"{re.escape(begin)}.*{re.escape(end)}", lambda _: f"{begin}\n{make()}\n{end}", now, flags=re.DOTALL
-        )
+        before, after = now.partition(begin)[0], now.partition(end)[2]
+        fresh = f"{before}{begin}\n{make()}\n{end}{after}"
         yield path, now, fresh
 
 

@@ -82,7 +82,7 @@ async def connect(settings: Settings, clock: Clock) -> AsyncIterator[Connected]:
         broker_client = client
         if settings.broker is not None:
             broker_client = await stack.enter_async_context(Client(settings.broker))
-        broker = ValkeyBroker(broker_client)
+        broker = ValkeyBroker(broker_client, beside_store=broker_client is client)
         stack.push_async_callback(broker.aclose)
         yield Connected(client, store, broker)
 
@@ -216,13 +216,14 @@ async def run_worker(settings: Settings, on_ready: Callable[[], None], stop: asy
 
 
 async def _serve_health(settings: Settings, port: int, supervisor: Supervisor, stop: asyncio.Event) -> None:
-    from perdure.gateway.server import listen, serve
+    from perdure.gateway.server import listen, serving
     from perdure.worker.health import health_app
 
     # Probes come from outside the machine, and learn nothing but counts; so any address will do, without keys.
     with contextlib.closing(listen(settings.host, port, open_to_all=True)) as listener:
-        app = health_app(supervisor, stop, settings.tier)
-        await serve(app, listener, lambda url: log.info("health at %s", url), asyncio.Event())
+        async with serving(health_app(supervisor, stop, settings.tier), listener) as url:
+            log.info("health at %s", url)
+            await asyncio.Event().wait()
 
 
 async def _tell_ready(supervisor: Supervisor, on_ready: Callable[[], None]) -> None:

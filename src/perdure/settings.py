@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,6 +82,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if not ok:
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}: it must be {mend}")
 
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        """What a log line or a traceback may show: a secret only as being set."""
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            yield name, "***" if name in SECRETS and value is not None else value
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
     @property
     def working(self) -> int:
         """Worker processes that take new tasks: all but the standbys, and at least one."""
@@ -151,7 +160,9 @@ def _from_file(path: Path, *, required: bool) -> dict[str, object]:
         if required:
             raise ConfigurationError(f"there is no settings file {path}") from None
         return {}
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
     unknown = sorted(set(content) - set(Settings.__struct_fields__))
     if unknown:

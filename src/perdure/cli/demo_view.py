@@ -214,26 +214,31 @@ def _csv(rows: Sequence[str]) -> Table:
     return table
 
 
-def proof_tables(proof: Proof, kills: Sequence[Kill]) -> RenderableType:
-    """Every step of the tasks that lost their worker, the take-overs, and what was claimed."""
+def steps_table(proof: Proof, kills: Sequence[Kill]) -> RenderableType:
+    """Who was killed, and every step of the tasks that lost their worker."""
     hit = {over.task for over in proof.take_overs}
-    steps = Table(title="Steps of the tasks that lost their worker", title_style="bold", title_justify="left")
+    table = Table(title="Steps of the tasks that lost their worker", title_style="bold", title_justify="left")
     for name in ("task", "step", "started", "cut off", "finished"):
-        steps.add_column(name, justify="left" if name in ("task", "step") else "right")
+        table.add_column(name, justify="left" if name in ("task", "step") else "right")
     for count in proof.steps:
         if count.task in hit:
             style = "bold magenta" if count.cut else "" if count.ok else "bold red"
-            steps.add_row(
-                count.task, count.path, str(count.started), str(count.cut or ""), str(count.finished), style=style
-            )
-    checks = Table(title="The proof, from the event logs and the checkpoints", title_style="bold", title_justify="left")
+            cut = str(count.cut) if count.cut else ""
+            table.add_row(count.task, count.path, str(count.started), cut, str(count.finished), style=style)
+    killed = Text("\n".join(f"SIGKILL: {kill.worker_id}, pid {kill.pid}" for kill in kills) + "\n", "bright_black")
+    others = [count for count in proof.steps if count.task not in hit]
+    if others and all(count.ok and not count.cut for count in others):
+        rest = Text(f"The other tasks: {len(others)} steps, each started and finished once.\n", "bright_black")
+        return Group(killed, table, rest)
+    return Group(killed, table)
+
+
+def checks_table(proof: Proof) -> RenderableType:
+    """What the demo claims, and whether it holds."""
+    table = Table(title="The proof, from the event logs and the checkpoints", title_style="bold", title_justify="left")
     for name in ("", "claim", "figures"):
-        checks.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold")
     for check in proof.checks:
         mark = Text("✔", "bold green") if check.holds else Text("✘", "bold red")
-        checks.add_row(mark, check.claim, check.figures)
-    others = len([count for count in proof.steps if count.task not in hit])
-    rest = Text(f"The other tasks: {others} steps, each started and finished once.\n", "bright_black")
-    killed = Text("\n".join(f"SIGKILL: {kill.worker_id}, pid {kill.pid}" for kill in kills) + "\n", "bright_black")
-    told = others and all(c.ok and not c.cut for c in proof.steps if c.task not in hit)
-    return Group(killed, steps, *([rest] if told else []), checks)
+        table.add_row(mark, check.claim, check.figures)
+    return table

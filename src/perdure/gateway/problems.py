@@ -9,7 +9,8 @@ Conflict              409   reason: a stable word
 TooLarge              413
 WrongMediaType        415
 IdempotencyMismatch   422
-Unavailable errors    503   with Retry-After
+Unavailable errors    503   the store or the broker is away; with Retry-After
+Closed                503   the gateway drains; with Retry-After
 GraphError            500   the author's graph, with the author's traceback in `detail`
 anything else         500   tells nothing about its inside; the log does
 """

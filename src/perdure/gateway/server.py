@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
@@ -45,20 +45,22 @@ async def serve(
     gateway: Gateway, listener: socket.socket, on_ready: Callable[[str], None], stop: asyncio.Event
 ) -> None:
     """Serve until `stop`. `on_ready(url)` is called once it answers. Streams are closed, for clients to resume."""
-    async with serving(gateway, listener) as url:
+    async with serving(gateway, listener, gateway.drain) as url:
         on_ready(url)
         await stop.wait()
+    await gateway.aclose()
 
 
 @contextlib.asynccontextmanager
-async def serving(gateway: Gateway, listener: socket.socket) -> AsyncIterator[str]:
+async def serving(app: Any, listener: socket.socket, drain: Callable[[], None] | None = None) -> AsyncIterator[str]:
     """Serve on a bound socket; yields the address once requests are answered, and closes the socket at the end.
 
-    Leaving ends the streams first: uvicorn tells an application that it ends only after all connections have closed,
-    which a stream never does by itself. Calls that still run have `GRACE_S` seconds. Signals stay the caller's.
+    Leaving calls `drain` first, which must end the streams: uvicorn tells an application that it ends only after all
+    connections have closed, which a stream never does by itself. Calls that still run have `GRACE_S` seconds. Signals
+    stay the caller's.
     """
     config = uvicorn.Config(
-        gateway,
+        app,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -76,6 +78,6 @@ async def serving(gateway: Gateway, listener: socket.socket) -> AsyncIterator[st
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
         ticking.cancel()
-        gateway.drain()
+        if drain is not None:
+            drain()
         await server.shutdown(sockets=[listener])
-        await gateway.aclose()

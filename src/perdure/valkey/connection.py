@@ -13,7 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, Self, cast
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import hiredis
 import msgspec
@@ -66,9 +66,13 @@ class Address(msgspec.Struct, frozen=True):
     @classmethod
     def parse(cls, url: str) -> Address:
         """Raises ConfigurationError that shows the URL without its password."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            shown = f"{parts.scheme}://{(parts.hostname or '')}{parts.path}"
+        except ValueError:
+            # Nothing of it is shown: where it cannot be taken apart, nobody knows where the password ends.
+            raise ConfigurationError("the store's address is no URL: use valkey://HOST:PORT") from None
         query = parse_qs(parts.query)
-        shown = f"{parts.scheme}://{(parts.hostname or '')}{parts.path}"
         if parts.scheme not in ("valkey", "valkeys", "redis", "rediss", "unix"):
             raise ConfigurationError(
                 f"{shown!r} is no store address: use valkey://HOST:PORT, valkeys:// (TLS), redis://, rediss:// or "
@@ -85,13 +89,23 @@ class Address(msgspec.Struct, frozen=True):
         return cls(
             host=parts.hostname or "127.0.0.1",
             port=port,
-            path=parts.path if parts.scheme == "unix" else None,
+            path=unquote(parts.path) if parts.scheme == "unix" else None,
             username=unquote(parts.username) if parts.username else None,
             password=unquote(parts.password) if parts.password else None,
             database=database,
             tls=parts.scheme in ("valkeys", "rediss"),
             tls_verify=query.get("verify", ["yes"])[0] not in ("no", "none", "false", "0"),
         )
+
+    @property
+    def url(self) -> str:
+        """What `parse` reads as this address. With the password; never log it."""
+        who = quote(self.username or "", safe="")
+        entry = f"{who}:{quote(self.password, safe='')}@" if self.password is not None else f"{who}@" if who else ""
+        where = quote(self.path) if self.path else f"[{self.host}]:{self.port}" if ":" in self.host else None
+        scheme = "unix" if self.path else "valkeys" if self.tls else "valkey"
+        verify = "" if self.tls_verify else "&verify=no"
+        return f"{scheme}://{entry}{where or f'{self.host}:{self.port}'}?db={self.database}{verify}"
 
     def __str__(self) -> str:
         """Without the password, for messages."""
@@ -262,14 +276,24 @@ class Client:
         if connection is None or connection.closed.done():
             connection = await self._connect()
         futures = [connection.call(*command) for command in commands]
-        replies = await asyncio.gather(*futures, return_exceptions=True)
-        for reply in replies:
-            if isinstance(reply, BaseException):
-                if library is not None and _lacks_function(reply):
-                    await self.call("FUNCTION", "LOAD", "REPLACE", library.source)
-                    return await self.calls(commands)
-                raise reply
-        return replies
+        replies: list[Reply] = []
+        failure: Exception | None = None
+        try:
+            for future in futures:
+                try:
+                    replies.append(await future)
+                except (PerdureError, OSError) as error:
+                    failure = failure or error
+        except asyncio.CancelledError:
+            for future in futures:
+                future.cancel()
+            raise
+        if failure is None:
+            return replies
+        if library is None or not _lacks_function(failure):
+            raise failure
+        await self.call("FUNCTION", "LOAD", "REPLACE", library.source)
+        return await self.calls(commands)
 
     async def fcall(self, library: FunctionLibrary, function: str, keys: Sequence[str], *args: Arg) -> Reply:
         """Call a server-side function; loads its library first where the server does not have it yet."""

@@ -55,8 +55,7 @@ class EmbeddedValkey:
     def url(self) -> str:
         """With the password; never log it."""
         assert self._address is not None, "the server was not started"
-        a = self._address
-        return f"unix://:{a.password}@{a.path}" if a.path else f"valkey://:{a.password}@{a.host}:{a.port}"
+        return self._address.url
 
     @property
     def pid(self) -> int:
@@ -69,7 +68,9 @@ class EmbeddedValkey:
         return self.folder / "valkey.log"
 
     async def start(self) -> None:
-        """Safe to repeat after `stop` and after the server was killed: it comes back with all its data."""
+        """Safe to repeat, after `stop` and after the server was killed: it comes back with all its data."""
+        if self._process is not None and self._process.poll() is None:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         os.chmod(self.folder, 0o700)
         self._lock()

@@ -132,7 +132,7 @@ async def open_house(
         clock,
     )
     listener: socket.socket = listen("127.0.0.1", 0, open_to_all=False)
-    async with serving(gateway, listener) as url:
+    async with serving(gateway, listener, gateway.drain) as url:
         house = House(gateway, store, broker, saver, url)
         try:
             yield house

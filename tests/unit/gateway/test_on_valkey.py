@@ -36,7 +36,7 @@ async def house(valkey: EmbeddedValkey) -> AsyncIterator[House]:
             return ValkeySaver(connection, tenant=tenant, clock=clock)
 
         gateway = create_app(store, broker, Registry(), savers, GatewaySettings(), clock)
-        async with serving(gateway, listen("127.0.0.1", 0, open_to_all=False)) as url:
+        async with serving(gateway, listen("127.0.0.1", 0, open_to_all=False), gateway.drain) as url:
             house = House(gateway, store, broker, savers(Tenant("default")), url)
             yield house
             await house.http.aclose()
