@@ -69,8 +69,10 @@ async def directly(url: str, callers: int) -> tuple[float, list[float]]:
 
 
 async def main() -> None:
-    print("| clients | accept/s | p50 ms | p99 ms | gateway CPU µs | Valkey CPU µs | limit 1: script /s | "
-          "limit 2: bare route /s | of the lower limit |")
+    print(
+        "| clients | accept/s | p50 ms | p99 ms | gateway CPU µs | Valkey CPU µs | limit 1: script /s | "
+        "limit 2: bare route /s | of the lower limit |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     async with stack(workers=1) as s:
         bare = await asyncio.create_subprocess_exec(sys.executable, "-c", BARE, stdout=asyncio.subprocess.PIPE)
@@ -86,8 +88,10 @@ async def main() -> None:
             ]
             script, _ = await directly(s.store, clients)
             route, _ = await over_http("127.0.0.1", bare_port, clients)
-            print(f"| {clients} | {rate:.0f} | {at(times, 0.5):.1f} | {at(times, 0.99):.1f} | {cost[0]:.0f} | "
-                  f"{cost[1]:.0f} | {script:.0f} | {route:.0f} | {rate / min(script, route):.0%} |")
+            print(
+                f"| {clients} | {rate:.0f} | {at(times, 0.5):.1f} | {at(times, 0.99):.1f} | {cost[0]:.0f} | "
+                f"{cost[1]:.0f} | {script:.0f} | {route:.0f} | {rate / min(script, route):.0%} |"
+            )
         bare.terminate()
         await bare.wait()
 

@@ -54,7 +54,9 @@ async def load_times(s: Stack) -> list[float]:
                 checkpoint["channel_values"] = {"n": step, "text": "x" * 200}
                 versions = {"n": f"{step:08}", "text": "00000001"}
                 checkpoint["channel_versions"] = versions
-                config = await saver.aput(config, checkpoint, {"source": "loop", "step": step}, {"n": f"{step:08}"} if step else versions)
+                config = await saver.aput(
+                    config, checkpoint, {"source": "loop", "step": step}, {"n": f"{step:08}"} if step else versions
+                )
         times: dict[str, list[float]] = {"short": [], "long": []}
         for _ in range(300):
             for thread, seen in times.items():

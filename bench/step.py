@@ -3,7 +3,8 @@
 The limit is LangGraph with its in-memory saver, which is what a step costs without storing it. Savers take turns in
 one run; the figure is the median of the rounds. Bytes are what the store's process sent to the disk, in whole pages.
 Valkey and sqlite write to the same disk, Valkey with fsync on every write.
-`PERDURE_BENCH_POSTGRES=postgresql://…` adds a column for LangGraph's Postgres saver.
+LangGraph's Postgres saver has a column where PostgreSQL is installed or `PERDURE_BENCH_POSTGRES` names one; its bytes
+are those of the one process that serves the connection, and its log is written by another.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
 
+from bench.postgres import private_postgres
 from perdure.checkpoint import ValkeySaver
 from perdure.valkey.connection import Client
 from perdure.valkey.embedded import EmbeddedValkey
@@ -160,7 +162,7 @@ async def main(rounds: int) -> None:
             Contender("perdure", saver, written_by(server.pid)),
             Contender("sqlite", sqlite, written_by(os.getpid())),
         ]
-        if url := os.environ.get("PERDURE_BENCH_POSTGRES"):
+        if url := os.environ.get("PERDURE_BENCH_POSTGRES") or stack.enter_context(private_postgres()):
             contenders.append(await stack.enter_async_context(postgres(url)))
 
         print(f"ms a step, KB written a step ({STEPS} steps, median of {rounds} rounds, durability=sync)\n")

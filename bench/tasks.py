@@ -36,7 +36,8 @@ async def main(count):
     graph = chain("abc").compile(checkpointer=InMemorySaver())
     async def one(n):
         config = {"configurable": {"thread_id": str(n)}}
-        async for _ in graph.astream({"text": "hello"}, config, stream_mode=MODES, subgraphs=True, version="v2", durability="sync"):
+        how = {"stream_mode": MODES, "subgraphs": True, "version": "v2", "durability": "sync"}
+        async for _ in graph.astream({"text": "hello"}, config, **how):
             pass
     await one(-1)
     start, cpu = time.perf_counter(), time.process_time()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
+from perdure.testing.faults import DevStack
 from perdure.valkey.embedded import EmbeddedValkey
+
+GRAPHS = Path(__file__).parent / "graphs" / "langgraph.json"
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +26,11 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]
     asyncio.run(server.start())
     yield server
     asyncio.run(server.stop())
+
+
+@pytest.fixture(scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DevStack]:
+    """A whole deployment with real processes, for tests that harm no more than its workers. Its leases are short."""
+    folder = tmp_path_factory.mktemp("stack")
+    async with DevStack(folder, GRAPHS, workers=3, standby=1, slots=8, lease_ttl_s=2, drain_timeout_s=5) as stack:
+        yield stack

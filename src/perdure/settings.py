@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,11 +82,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if not ok:
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}: it must be {mend}")
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         """What a log line or a traceback may show: a secret only as being set."""
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            yield name, "***" if name in SECRETS and value is not None else value
+        values = [(name, getattr(self, name)) for name in self.__struct_fields__]
+        return [(name, "***" if name in SECRETS and value is not None else value) for name, value in values]
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"

@@ -34,6 +34,8 @@ RIPE_STEPS: Final = 2
 RIPE_PIECES: Final = 6
 """A worker is killed once its task has finished so many steps and the running one has said so many pieces."""
 PATIENCE_S: Final = 180.0
+PICTURE_LANES: Final = 3
+"""The picture is taken when a task that was taken over has had so many speakers."""
 
 
 class DemoRun:
@@ -160,7 +162,8 @@ class DemoRun:
         events, cuts = sum(len(t.seen) for t in self._tasks.values()), sum(t.cuts for t in self._tasks.values())
         keys = " · k kills the working worker" if self._console.is_terminal and sys.stdin.isatty() else ""
         self._view.footer = f"   {events} events over {cuts} forced reconnects{keys}"
-        if self._kills and self._snapshot is None and self._picture and self._view.tasks[task_id].notices:
+        shown = self._view.tasks[task_id]
+        if self._picture and self._snapshot is None and shown.notices and len(shown.lanes) >= PICTURE_LANES:
             self._snapshot = self._view.lanes(height=30)
 
     def _kill(self, task_id: str) -> None:

@@ -69,7 +69,8 @@ class TaskView:
             for step in self.steps.values():
                 step.cut |= step.took_ms is None
         said = self.words.said(event)
-        if said is not None and event["method"] in ("messages", "tools", "custom") and params["path"]:
+        # What a node says in the user's name is tagged NODE; the question stands in the title.
+        if said is not None and event["method"] in ("messages", "tools", "custom") and said.tag != "NODE" and said.path:
             self._speak(said)
         return said
 

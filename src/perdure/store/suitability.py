@@ -61,11 +61,13 @@ def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> Findin
             "CONFIG SET appendonly yes, appendfsync always (and in the configuration file)",
             fatal=True,
         )
-    if settings.get("appendfsync") != "always":
+    fsync = settings.get("appendfsync")
+    if fsync != "always":
+        lost = "up to a second of accepted tasks" if fsync == "everysec" else "what the system has not written yet"
         return Finding(
             "persistence",
             True,
-            f"appendfsync {settings.get('appendfsync')}: up to a second of accepted tasks is lost with the machine",
+            f"appendfsync {fsync}: {lost} is lost with the machine",
             "CONFIG SET appendfsync always, for tasks that survive a crash of the machine",
         )
     return Finding("persistence", True, "append-only file, fsync on every write")

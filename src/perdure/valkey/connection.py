@@ -315,12 +315,15 @@ class Client:
             raise StoreUnavailable("this client is closed")
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
-        try:
-            # One caller that gives up must not take the connection away from the others.
-            return await asyncio.shield(self._opening)
-        finally:
-            if self._opening is not None and self._opening.done():
-                self._opening = None
+            self._opening.add_done_callback(self._on_opened)
+        # One caller that gives up must not take the connection away from the others.
+        return await asyncio.shield(self._opening)
+
+    def _on_opened(self, opening: asyncio.Task[Connection]) -> None:
+        """The next caller starts anew, whoever waited for this try."""
+        self._opening = None
+        if not opening.cancelled():
+            opening.exception()  # Whoever waited was told, and if all have left nobody need be.
 
     async def _open(self) -> Connection:
         connection = await Connection.open(self.address)

@@ -75,6 +75,7 @@ class EmbeddedValkey:
         os.chmod(self.folder, 0o700)
         self._lock()
         try:
+            await asyncio.to_thread(_end_orphan, self.folder)
             binary = find_server()
             # The address stays the same over restarts, so that everybody who has it finds the server again.
             self._address = self._address or self._choose_address()
@@ -141,12 +142,6 @@ class EmbeddedValkey:
                 f"another Perdure uses the data folder {self.folder}; stop it, or choose another with --data-dir"
             ) from error
         self._lock_file = descriptor
-        orphan = _orphan(self.folder)
-        if orphan is not None:
-            # Its owner was killed and could not stop it. Nobody else may hold this folder, so it ends here.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(orphan, signal.SIGTERM)
-            _wait_gone(orphan)
 
     def _choose_address(self) -> Address:
         password = secrets.token_urlsafe(24)
@@ -162,13 +157,13 @@ class EmbeddedValkey:
         assert self._address is not None
         if self._address.path:
             yield "port 0"
-            yield f'unixsocket "{self._address.path}"'
+            yield f"unixsocket {_quoted(self._address.path)}"
             yield "unixsocketperm 700"
         else:
             yield "bind 127.0.0.1"
             yield f"port {self._address.port}"
         yield f"requirepass {self._address.password}"
-        yield f'dir "{self.folder}"'
+        yield f"dir {_quoted(str(self.folder))}"
         yield "daemonize no"
         yield "appendonly yes"
         yield f"appendfsync {self._fsync}"
@@ -259,12 +254,28 @@ def _orphan(folder: Path) -> int | None:
     return pid if str(folder) in command else None
 
 
-def _wait_gone(pid: int) -> None:
-    """Wait until a process that is not our child has ended; kill it after STOP_TIMEOUT_S."""
+def _end_orphan(folder: Path) -> None:
+    """End a server whose owner was killed and could not stop it: nobody else may hold this folder now.
+
+    Killed if it does not end by itself. One that is dead and was never collected, as in a container whose first
+    process collects nobody, holds nothing any more and is no orphan.
+    """
+    orphan = _orphan(folder)
+    if orphan is None:
+        return
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while True:
-        try:
-            os.kill(pid, signal.SIGKILL if time.monotonic() > deadline else 0)
-        except ProcessLookupError:
-            return
+    number = signal.SIGTERM
+    while _orphan(folder) == orphan:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(orphan, number)
+        if time.monotonic() > deadline:
+            if number is signal.SIGKILL:
+                raise StoreUnavailable(f"the process {orphan}, a server left behind in {folder}, cannot be ended")
+            number, deadline = signal.SIGKILL, time.monotonic() + STOP_TIMEOUT_S
         time.sleep(0.02)
+
+
+def _quoted(path: str) -> str:
+    """A path as the server's configuration file reads it."""
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
