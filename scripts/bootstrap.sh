@@ -42,7 +42,7 @@ if command -v uv >/dev/null 2>&1 && uv --version >/dev/null 2>&1; then
     uv=uv
 fi
 
-count=$(grep -c '==' requirements.lock)
+count=$(grep -cE '^[a-z0-9._-]+==' requirements.lock)
 echo "bootstrap: installing up to $count locked packages into $VENV (about 80 MB to download, once)" >&2
 
 if ! new_enough "$VENV/bin/python"; then

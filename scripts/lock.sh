@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 uv lock "$@"
-uv export --quiet --format requirements-txt  --no-emit-project --no-emit-local --all-groups |
+uv export --quiet --no-header --format requirements-txt --no-emit-project --no-emit-local --all-groups |
     grep -vE '^(-i|--index-url|--extra-index-url|--find-links|--trusted-host)' >requirements.lock
 if grep -nE '[a-z]+://' requirements.lock; then
     echo "lock: the lines above name a host; a dependency must come by name and version" >&2

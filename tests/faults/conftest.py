@@ -15,6 +15,7 @@ from perdure.client import AsyncClient
 from perdure.testing.faults import DevStack
 
 Event = dict[str, Any]
+GRAPHS = Path(__file__).parents[1] / "graphs" / "langgraph.json"
 
 
 class Trail:
@@ -75,7 +76,7 @@ class Watcher:
             lambda event: (
                 event["method"] == "tasks"
                 and event["params"]["node"] == node
-                and "input" in event["params"]["data"]
+                and event["params"]["data"]["status"] == "started"
                 and attempt in (None, event["params"]["attempt"])
             )
         )

@@ -25,7 +25,7 @@ from perdure.cli.demo_house import House, example, install, missing_packages, ne
 from perdure.cli.demo_proof import Followed, Kill, Proof, prove
 from perdure.cli.demo_view import DemoView, answer_panel, checks_table, steps_table
 from perdure.cli.event_words import recovery
-from perdure.client import AsyncClient, TaskInfo
+from perdure.client import AsyncClient, ClientError, TaskInfo
 
 GRAPH: Final = "analyst"
 CUT_EVERY: Final = 60
@@ -33,6 +33,8 @@ CUT_EVERY: Final = 60
 RIPE_STEPS: Final = 2
 RIPE_PIECES: Final = 6
 """A worker is killed once its task has finished so many steps and the running one has said so many pieces."""
+ATTEMPTS: Final = 20
+"""Whoever likes the key `k` shall not use a task's attempts up."""
 PATIENCE_S: Final = 180.0
 PICTURE_LANES: Final = 3
 """The picture is taken when a task that was taken over has had so many speakers."""
@@ -49,7 +51,6 @@ class DemoRun:
         self._picture = picture
         self._console = Console(highlight=False)
         self._view = DemoView(self._console)
-        self._shown: list[RenderableType] = []
         self._tasks: dict[str, Followed] = {}
         self._threads: dict[str, str] = {}
         self._ripeness: dict[str, _Ripeness] = {}
@@ -98,7 +99,7 @@ class DemoRun:
             )
             async with AsyncClient(house.url) as client:
                 await self._learn_fleet(client)
-                with self._keys():
+                with self._keys(client):
                     await self._ask(client, asked)
                     proof = await self._conclude(client)
                     self._close(house.url, asked[0])
@@ -125,7 +126,7 @@ class DemoRun:
     # --- asking
     async def _ask(self, client: AsyncClient, asked: Sequence[str]) -> None:
         for number, question in enumerate(asked, start=1):
-            handle = await client.submit(GRAPH, {"question": question})
+            handle = await client.submit(GRAPH, {"question": question}, max_attempts=ATTEMPTS)
             label = f"Q{number}"
             self._tasks[handle.task_id] = Followed(label, handle.task_id)
             self._threads[handle.task_id] = handle.thread_id
@@ -181,13 +182,22 @@ class DemoRun:
     def _label(self, task_id: str) -> str:
         return self._tasks[task_id].label
 
+    async def _kill_again(self, client: AsyncClient) -> None:
+        """SIGKILL a worker that holds a task now; it may be one that took an earlier one's place."""
+        with contextlib.suppress(ClientError):
+            await self._learn_fleet(client)
+        for task_id, view in self._view.tasks.items():
+            if view.status == "running":
+                self._kill(task_id)
+                return
+
     async def _learn_fleet(self, client: AsyncClient) -> None:
         fleet = await client.workers()
         self._pids.update({worker.worker_id: worker.pid for worker in fleet})
         self._standbys |= {worker.worker_id for worker in fleet if worker.standby}
 
     @contextlib.contextmanager
-    def _keys(self) -> Iterator[None]:
+    def _keys(self, client: AsyncClient) -> Iterator[None]:
         """`k` kills the worker of a running task. Only at a terminal; its settings are put back at the end."""
         if not (sys.stdin.isatty() and self._console.is_terminal):
             yield
@@ -199,12 +209,13 @@ class DemoRun:
         before = termios.tcgetattr(descriptor)
         loop = asyncio.get_running_loop()
 
+        kills: set[asyncio.Task[None]] = set()
+
         def on_key() -> None:
             if os.read(descriptor, 32).lower().startswith(b"k"):
-                for task_id, view in self._view.tasks.items():
-                    if view.status == "running":
-                        self._kill(task_id)
-                        return
+                kill = asyncio.ensure_future(self._kill_again(client))
+                kills.add(kill)
+                kill.add_done_callback(kills.discard)
 
         tty.setcbreak(descriptor)
         loop.add_reader(descriptor, on_key)
@@ -250,14 +261,13 @@ class DemoRun:
 
     def _close(self, url: str, question: str) -> None:
         """How to do the same by hand, and with a project of one's own."""
-        command = "perdure" if shutil.which("perdure") else sys.argv[0]
-        at, task_id = (url, next(iter(self._tasks))) if self._keep else ("http://127.0.0.1:2024", "TASK_ID")
-        start = "" if self._keep else f"  cd {example(GRAPH)} && {command} dev\n"
+        command = "perdure" if shutil.which("perdure") else str(Path(sys.argv[0]).absolute())
+        at, task_id = (url, next(iter(self._tasks))) if self._keep else ("$URL", "TASK_ID")
+        where = "" if self._keep else f", with the URL that `{command} demo --keep` leaves running"
         body = orjson.dumps({"graph": GRAPH, "input": {"question": question}}).decode()
         self._show(
             Text.assemble(
-                ("\nBy hand\n", "bold"),
-                start,
+                (f"\nBy hand{where}\n", "bold"),
                 f"  curl -X POST {at}/v1/tasks -H 'content-type: application/json' -d {shlex.quote(body)}\n",
                 f"  curl -N {at}/v1/tasks/{task_id}/events -H 'accept: text/plain'\n",
                 f"  curl {at}/v1/tasks/{task_id}\n",
@@ -271,7 +281,6 @@ class DemoRun:
         self._show(Text(text))
 
     def _show(self, what: RenderableType) -> None:
-        self._shown.append(what)
         self._console.print(what, soft_wrap=isinstance(what, Text))
 
     def _save_picture(self, path: Path, proof: Proof) -> None:

@@ -39,6 +39,7 @@ STANDBY = click.option("--standby", type=int, help="How many of them only take o
 SLOTS = click.option("--slots", type=int, help="Tasks that one worker process runs at once.  [default: 4]")
 TIER = click.option("--tier", help="The tier that these workers serve.  [default: cpu]")
 INSECURE = click.option("--insecure", is_flag=True, default=None, help="Listen on any address without keys.")
+HEALTH_PORT = click.option("--health-port", type=int, help="Answer /livez, /readyz and /metrics on this port.")
 UNSAFE_STORE = click.option(
     "--unsafe-store", is_flag=True, default=None, help="Start although the store could lose accepted tasks."
 )
@@ -87,7 +88,7 @@ def gateway(settings_file: str | None, **flags: object) -> None:
 
 
 @click.command()
-@options(TIER, SLOTS, WORKERS, STANDBY, CONFIG, STORE, BROKER, UNSAFE_STORE, LOGS)
+@options(TIER, SLOTS, WORKERS, STANDBY, HEALTH_PORT, CONFIG, STORE, BROKER, UNSAFE_STORE, LOGS)
 def worker(settings_file: str | None, **flags: object) -> None:
     """Worker processes of one tier, kept alive by a supervisor, with a rescuer beside them.
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 from starlette.responses import Response
 
 from perdure.errors import PerdureError, StoreUnavailable
 from perdure.gateway.calls import Call, Operation, answer
 from perdure.gateway.settings import Role
 from perdure.gateway.wire import Health
+
+READY_PATIENCE_S: Final = 2.0
+"""A store that needs longer to answer is away, for a balancer that asks: probes wait no longer than a few seconds."""
 
 
 def operations() -> list[Operation]:
@@ -29,8 +35,9 @@ async def ready(call: Call) -> Response:
     if call.services.hub.closed:
         return answer(Health("draining", {"gateway": "draining"}), 503)
     try:
-        await call.services.store.ping()
-    except PerdureError:
+        async with asyncio.timeout(READY_PATIENCE_S):
+            await call.services.store.ping()
+    except (PerdureError, TimeoutError):
         return answer(Health("unavailable", {"store": "away"}), 503, {"Retry-After": "1"})
     return answer(Health("ok", {"store": "ok"}))
 

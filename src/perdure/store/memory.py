@@ -338,7 +338,7 @@ class MemoryStore(TaskStore):
         elif next_status(task.status, Verb.CLAIM) and (task.not_before_ms or 0) <= now:
             bell = self._bell(thread, task, Priority.RECOVERY)
             thread.rings += 1
-        self._plan(thread, rung=True)
+        self._plan(thread)
         return bell
 
     # --- reading
@@ -608,7 +608,7 @@ class MemoryStore(TaskStore):
         claimable = thread.owner == task.task_id and next_status(task.status, Verb.CLAIM) is not None
         return self._bell(thread, task) if claimable and due else None
 
-    def _plan(self, thread: _Thread, *, rung: bool = False) -> None:
+    def _plan(self, thread: _Thread) -> None:
         """Set the time of the rescuer's next look."""
         if thread.owner is None:
             thread.look_ms = None
@@ -620,7 +620,8 @@ class MemoryStore(TaskStore):
         elif next_status(task.status, Verb.CLAIM):
             # Behind a long backlog a task waits although its ring was not lost, so the next ring waits twice as long.
             again = now + RING_AGAIN_MS * 2 ** min(thread.rings, 6)
-            looks.append(max(task.not_before_ms or 0, again) if rung else task.not_before_ms or again)
+            later = task.not_before_ms or 0
+            looks.append(later if later > now else again)
         for task_id in (thread.owner, *thread.queue):
             if (deadline_ms := thread.tasks[task_id].spec.deadline_ms) is not None:
                 looks.append(deadline_ms)

@@ -103,8 +103,12 @@ class ValkeyStore(TaskStore):
                     self._clock.nonce()[:4],
                 ),
             ]
+            times = [ms for ms in (spec.deadline_ms, spec.not_before_ms) if ms is not None]
+            if times:
+                # Only now: an entry that is due before its record is written would be cleaned as leading nowhere.
+                batch.append(("ZADD", keys.live_index(shard), "LT", min(times), address))
             try:
-                reply = (await self._client.calls(batch, LIBRARY))[-1]
+                reply = (await self._client.calls(batch, LIBRARY))[3]
             except ValkeyReplyError as error:
                 if error.code == "STALE":
                     await self._compare_clocks()

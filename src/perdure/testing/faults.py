@@ -210,12 +210,17 @@ class DevStack:
 
     @property
     def pids(self) -> list[int]:
-        """Every process of the deployment that lives, orphans included, found by their environment. Linux only."""
-        mark = f"PERDURE_DATA_DIR={self._settings['data_dir']}".encode()
+        """Every process of the deployment that lives, orphans included. Linux only.
+
+        They are found by their environment, or, as a Valkey writes its title over that, by their working folder.
+        """
+        data = Path(str(self._settings["data_dir"]))
+        mark = f"PERDURE_DATA_DIR={data}".encode()
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                ours = mark in (entry / "environ").read_bytes().split(b"\0")
+                if ours or (entry / "cwd").readlink() == data / "valkey":
                     found.append(int(entry.name))
         return sorted(found)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from langgraph.runtime import RunControl
 
@@ -14,7 +14,6 @@ from perdure.broker.base import Broker
 from perdure.clock import Clock
 from perdure.errors import BrokerUnavailable, DependencyError, LeaseLost, StoreUnavailable
 from perdure.graph.outcome import Drained, Failed, Finished, Outcome, Paused
-from perdure.graph.runner import GraphRunner
 from perdure.lifecycle.doorbell import Doorbell
 from perdure.lifecycle.ids import TaskId
 from perdure.lifecycle.task import Reason, TaskError
@@ -29,12 +28,16 @@ STORE_PATIENCE_S: Final = 300.0
 """How long an ended task waits for a store that is away before its outcome is given up (it then runs again)."""
 
 
+class Runner(Protocol):
+    """What drives an attempt; `graph.runner.GraphRunner` says what it promises."""
+
+    async def run(self, claim: Claim, control: RunControl) -> Outcome: ...
+
+
 class Executor:
     """Runs claims. `drain` asks all of them to stop after their running step."""
 
-    def __init__(
-        self, runner: GraphRunner, store: TaskStore, broker: Broker, keeper: LeaseKeeper, clock: Clock
-    ) -> None:
+    def __init__(self, runner: Runner, store: TaskStore, broker: Broker, keeper: LeaseKeeper, clock: Clock) -> None:
         self._runner = runner
         self._store = store
         self._broker = broker

@@ -1,7 +1,7 @@
 """Keeps leases alive from a thread of its own, so that a blocked event loop does not look like a dead worker.
 
 It also sends the worker's heartbeat, for the same reason. A holder whose lease could not be renewed stops by its own
-clock, before the store gives the lease to another.
+clock, before the store gives the lease to another. All that is decided in `LeaseKeeper.keep`, which needs no thread.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ OnLost = Callable[[str], None]
 
 
 class LeaseKeeper:
-    """Use as a context manager. `hold` and `drop` may be called from any thread.
+    """Use as a context manager: a thread then hosts `keep`. `hold` and `drop` may be called from any thread.
 
-    `open_store` makes a store for the keeper's own event loop; `describe` tells what the heartbeat says.
+    `open_store` makes a store for that thread's event loop; `describe` tells what the heartbeat says.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class LeaseKeeper:
         self._describe = describe
         self._held: dict[str, tuple[Lease, OnLost, float]] = {}
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
+        self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
         self._started = threading.Event()
@@ -57,6 +57,7 @@ class LeaseKeeper:
 
     def __enter__(self) -> Self:
         """Raises what `open_store` raises."""
+        self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
         self._thread.start()
         self._started.wait()
         if self._failure is not None:
@@ -66,9 +67,9 @@ class LeaseKeeper:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopping = True
-        self.nudge()
-        self._thread.join(timeout=5)
+        self.leave()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
 
     def hold(self, lease: Lease, on_lost: OnLost) -> None:
         """Renew `lease` from now on. `on_lost(why)` is called once, from the keeper's thread, if it is lost."""
@@ -88,9 +89,39 @@ class LeaseKeeper:
             except RuntimeError:
                 return  # The keeper has just ended.
 
+    def leave(self) -> None:
+        """End `keep`. Safe to repeat."""
+        self._stopping = True
+        self.nudge()
+
+    async def keep(self, store: TaskStore) -> None:
+        """Renew what is held and send the heartbeat until `leave`. Needs no thread of its own, but a loop that lives."""
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._started.set()
+        beat_at = -1e9
+        while not self._stopping:
+            # Taken back before the look at the store, so that a nudge during the look gets one of its own.
+            nudged = self._wake.is_set()
+            self._wake.clear()
+            await self._renew(store)
+            if nudged or self._clock.monotonic() - beat_at >= HEARTBEAT_EVERY_S:
+                beat_at = self._clock.monotonic()
+                await self._beat(store)
+            self._stop_overdue()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._patience_s()):
+                    await self._wake.wait()
+            self._stop_overdue()
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                await store.forget_worker(self._describe().worker_id)
+        except (StoreUnavailable, TimeoutError) as error:
+            log.debug("could not say good-bye: %s", error)
+
     def _run(self) -> None:
         try:
-            asyncio.run(self._keep())
+            asyncio.run(self._host())
         except BaseException as error:
             self._failure = error
             if self._started.is_set():
@@ -98,30 +129,9 @@ class LeaseKeeper:
         finally:
             self._started.set()
 
-    async def _keep(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
+    async def _host(self) -> None:
         async with self._open_store() as store:
-            self._started.set()
-            beat_at = -1e9
-            while not self._stopping:
-                # Taken back before the look at the store, so that a nudge during the look gets one of its own.
-                nudged = self._wake.is_set()
-                self._wake.clear()
-                await self._renew(store)
-                if nudged or self._clock.monotonic() - beat_at >= HEARTBEAT_EVERY_S:
-                    beat_at = self._clock.monotonic()
-                    await self._beat(store)
-                self._stop_overdue()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._patience_s()):
-                        await self._wake.wait()
-                self._stop_overdue()
-            try:
-                async with asyncio.timeout(GOODBYE_S):
-                    await store.forget_worker(self._describe().worker_id)
-            except (StoreUnavailable, TimeoutError) as error:
-                log.debug("could not say good-bye: %s", error)
+            await self.keep(store)
 
     async def _beat(self, store: TaskStore) -> None:
         try:

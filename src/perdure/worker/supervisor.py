@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from perdure.broker.base import Broker
@@ -193,7 +193,7 @@ class Supervisor:
             child.read_reports()
             asyncio.get_running_loop().remove_reader(child._fd)
             child.close()
-            await self._take_back(child)
+            await take_back(self._store, self._broker, child.worker_id, child.held)
             if stop.is_set():
                 return
             self.deaths += 1
@@ -242,20 +242,21 @@ class Supervisor:
             await process.stdin.drain()
         return child
 
-    async def _take_back(self, child: Child) -> None:
-        """Give the dead child's leases back and ring for its tasks. What the store does not hear now, the lease time
-        and the rescuer cover."""
-        for thread in list(child.held):
-            try:
-                doorbell = await self._store.abandon(thread, child.worker_id)
-                if doorbell is not None:
-                    await self._broker.publish([doorbell])
-            except (StoreUnavailable, BrokerUnavailable) as error:
-                log.warning("could not give back thread %s, the rescuer will: %s", thread.thread_id, error)
+
+async def take_back(store: TaskStore, broker: Broker, worker_id: WorkerId, held: Collection[ThreadRef]) -> None:
+    """Give a dead worker's leases back and ring for its tasks. What the store does not hear now, the lease time and
+    the rescuer cover."""
+    for thread in list(held):
         try:
-            await self._store.forget_worker(child.worker_id)
-        except StoreUnavailable as error:
-            log.debug("could not forget worker %s: %s", child.worker_id, error)
+            doorbell = await store.abandon(thread, worker_id)
+            if doorbell is not None:
+                await broker.publish([doorbell])
+        except (StoreUnavailable, BrokerUnavailable) as error:
+            log.warning("could not give back thread %s, the rescuer will: %s", thread.thread_id, error)
+    try:
+        await store.forget_worker(worker_id)
+    except StoreUnavailable as error:
+        log.debug("could not forget worker %s: %s", worker_id, error)
 
 
 def _signal(child: Child, number: signal.Signals) -> None:

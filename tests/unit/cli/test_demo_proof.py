@@ -175,3 +175,13 @@ def test_a_missing_and_a_double_checkpoint_are_seen() -> None:
     for steps in ([-1, 0, 2], [-1, 0, 0, 1], []):
         points = [{"step": step, "task_id": "t"} for step in steps]
         assert not claim(proof_of(good_log(), checkpoints=points), "checkpoints")
+
+
+def test_a_kill_that_somebody_asked_for_may_come_between_two_steps() -> None:
+    log = good_log()
+    log.take_over(None, worker="w-third")
+    log.whole("epilogue")
+    steps = [{"step": step, "task_id": "t"} for step in range(5)]
+    task = Followed("Q1", "t", "succeeded", [e["seq"] for e in log.events], 0, log.events, steps)
+    kills = [Kill("w-first", 7, 1_032.0, "t"), Kill("w-standby", 8, 1_090.0, "t")]
+    assert prove([task], kills, STANDBYS).holds

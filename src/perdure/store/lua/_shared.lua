@@ -135,7 +135,7 @@ local function next_look(thread, now, ring_again)
   else
     local t = redis.call('HMGET', thread .. ':task:' .. f[1], 'status', 'not_before')
     if t[1] and TRANSITIONS[t[1]].claim then
-      look = math.max(ms(t[2]), now + ring_again)
+      look = ms(t[2]) > now and ms(t[2]) or now + ring_again
     end
   end
   local deadline = redis.call('ZRANGE', thread .. ':deadlines', 0, 0, 'WITHSCORES')
