@@ -47,11 +47,12 @@ def settings_table() -> str:
 
 def commands() -> str:
     """Each command's own help."""
-    context = click.Context(app, info_name="perdure", terminal_width=100, max_content_width=100)
+    wide = {"terminal_width": 100, "max_content_width": 100}
+    context = click.Context(app, info_name="perdure", **wide, **app.context_settings)  # type: ignore[arg-type]
     parts = []
     for name in app.list_commands(context):
         command = app.commands[name]
-        inner = click.Context(command, info_name=name, parent=context, terminal_width=100, max_content_width=100)
+        inner = click.Context(command, info_name=name, parent=context, **wide)  # type: ignore[arg-type]
         text = "\n".join(line.rstrip() for line in command.get_help(inner).splitlines())
         parts.append(f"## perdure {name}\n\n```text\n{text}\n```")
     return "\n\n".join(parts)

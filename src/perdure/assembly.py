@@ -291,6 +291,7 @@ async def run_worker_child(child: ChildSettings, report: ReportWriter, alone: as
             lease_ttl_ms=settings.lease_ttl_ms,
             drain_timeout_s=settings.drain_timeout_s,
             report=report.held,
+            report_turn=report.in_turn,
         )
         loop.add_signal_handler(signal.SIGTERM, service.drain)
         leaving = asyncio.create_task(_drain_when(alone, service))

@@ -1,18 +1,18 @@
 """The one tree of errors that Perdure raises; the type says whose fault it is.
 
-    PerdureError
-    ├── CallerError                 the request cannot be served as it stands; names what to change
-    │   ├── InvalidRequest          a field is wrong (pointer, detail)
-    │   ├── NotFound                no such task, thread, graph, checkpoint or artifact
-    │   ├── Conflict                the state forbids it (thread busy, interrupt already answered, …)
-    │   └── IdempotencyMismatch     the same Idempotency-Key came with another body
-    ├── LeaseLost                   another attempt owns the task, or it ended: stop and write nothing
-    ├── DependencyError             something that Perdure leans on failed
-    │   ├── StoreUnavailable        the store cannot be reached or refuses to write; trying again may help
-    │   ├── StoreUnsuitable         the store can be reached but cannot keep Perdure's promises
-    │   └── BrokerUnavailable       the broker cannot be reached; tasks stay safe in the store
-    ├── GraphError                  the author's graph cannot be loaded or cannot be run as written
-    └── ConfigurationError          a setting is missing, malformed or contradicts another
+PerdureError
+├── CallerError                 the request cannot be served as it stands; names what to change
+│   ├── InvalidRequest          a field is wrong (pointer, detail)
+│   ├── NotFound                no such task, thread, graph, checkpoint or artifact
+│   ├── Conflict                the state forbids it (thread busy, interrupt already answered, …)
+│   └── IdempotencyMismatch     the same Idempotency-Key came with another body
+├── LeaseLost                   another attempt owns the task, or it ended: stop and write nothing
+├── DependencyError             something that Perdure leans on failed
+│   ├── StoreUnavailable        the store cannot be reached or refuses to write; trying again may help
+│   ├── StoreUnsuitable         the store can be reached but cannot keep Perdure's promises
+│   └── BrokerUnavailable       the broker cannot be reached; tasks stay safe in the store
+├── GraphError                  the author's graph cannot be loaded or cannot be run as written
+└── ConfigurationError          a setting is missing, malformed or contradicts another
 """
 
 from __future__ import annotations

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from perdure.client import AsyncClient, Refused
-from perdure.testing.faults import DevStack
+from perdure.testing.faults import DevStack, alive
 
 pytestmark = pytest.mark.anyio
+GRAPHS = Path(__file__).parents[1] / "graphs" / "langgraph.json"
 
 
 @pytest.fixture
@@ -134,3 +136,22 @@ async def test_a_failed_task_is_revived_from_its_last_checkpoint_unless_its_thre
     with pytest.raises(Refused) as refused:
         await client.requeue(task.task_id)
     assert refused.value.reason == "thread_moved_on"
+
+
+async def test_a_second_deployment_in_one_folder_is_refused_and_the_first_unharmed(
+    stack: DevStack, client: AsyncClient, tmp_path: Path
+) -> None:
+    second = DevStack(tmp_path, GRAPHS, data_dir=stack.folder / "data", workers=1)
+    with pytest.raises(RuntimeError, match="another Perdure uses the data folder"):
+        await second.start()
+    task = await client.submit("echo", {})
+    assert (await client.wait(task.task_id, 20)).status == "succeeded"
+    assert alive(stack.valkey_pid)
+
+
+async def test_a_port_in_use_is_told_before_anything_is_started(stack: DevStack, tmp_path: Path) -> None:
+    port = stack.url.rpartition(":")[2]
+    second = DevStack(tmp_path / "other", GRAPHS, port=port, workers=1)
+    with pytest.raises(RuntimeError, match=rf"cannot listen on 127\.0\.0\.1:{port}.*--port"):
+        await second.start()
+    assert not (tmp_path / "other" / "data").exists()

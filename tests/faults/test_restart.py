@@ -93,22 +93,3 @@ async def test_a_drained_deployment_leaves_nothing_behind_and_hands_its_tasks_to
         done = await client.get(task.task_id)
         assert (done.status, done.result["trail"], done.losses) == ("succeeded", STEPS, 0)
         assert trail.starts == trail.ends == dict.fromkeys(STEPS, 1)
-
-
-async def test_a_second_deployment_in_one_folder_is_refused_and_the_first_unharmed(tmp_path: Path) -> None:
-    async with deployment(tmp_path / "d", workers=1) as stack, stack.client() as client:
-        second = DevStack(tmp_path / "d", GRAPHS, data_dir=tmp_path / "d" / "data", workers=1)
-        with pytest.raises(RuntimeError, match="another Perdure uses the data folder"):
-            await second.start()
-        task = await client.submit("echo", {})
-        assert (await client.wait(task.task_id, 20)).status == "succeeded"
-        assert alive(stack.valkey_pid)
-
-
-async def test_a_port_in_use_is_told_before_anything_is_started(tmp_path: Path) -> None:
-    async with deployment(tmp_path / "d", workers=1) as stack:
-        port = stack.url.rpartition(":")[2]
-        second = DevStack(tmp_path / "other", GRAPHS, port=port, workers=1)
-        with pytest.raises(RuntimeError, match=rf"cannot listen on 127\.0\.0\.1:{port}.*--port"):
-            await second.start()
-        assert not (tmp_path / "other" / "data").exists()

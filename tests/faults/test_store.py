@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from perdure.testing.faults import DevStack, kill, stopped
+from perdure.testing.faults import DevStack, kill, stopped, wait_until
 
 from .conftest import GRAPHS, Trail, Watch
 
@@ -55,9 +55,7 @@ async def test_a_store_killed_while_accepting_loses_no_accepted_task_and_half_st
             await posted.wait()
             kill(own.valkey_pid)
             before = len(accepted)
-            async with asyncio.timeout(20):
-                while len(accepted) < before + 50:
-                    await asyncio.sleep(0.01)  # those who post tell of the store's return
+            await wait_until(lambda: len(accepted) >= before + 50)
             back.set()
         assert refused > 0, "it was away"
         for task_id in accepted:
@@ -103,8 +101,8 @@ async def test_a_store_that_hangs_for_longer_than_a_lease_costs_no_finished_step
         await watcher.end()
         done = await client.get(task.task_id)
     assert (done.status, done.result["trail"]) == ("succeeded", STEPS)
-    assert all(count == 1 for count in trail.ends.values() if count) or trail.starts["b"] == 2
-    assert trail.starts["a"] == trail.starts["d"] == trail.starts["e"] == 1
+    assert {name: trail.starts[name] for name in "acde"} == dict.fromkeys("acde", 1)
+    assert trail.starts["b"] <= 2, "the step whose end the store had not heard of"
 
 
 async def test_readiness_tells_of_a_store_that_is_away(own: DevStack, tmp_path: Path) -> None:
@@ -114,6 +112,8 @@ async def test_readiness_tells_of_a_store_that_is_away(own: DevStack, tmp_path: 
             assert (await http.get("/livez")).status_code == 200, "the process lives"
             async with asyncio.timeout(5):
                 assert (await http.get("/readyz")).status_code == 503, "and not after a probe's patience"
-        async with asyncio.timeout(20):
-            while (await http.get("/readyz")).status_code != 200:
-                await asyncio.sleep(0.05)
+
+        async def ready() -> bool:
+            return (await http.get("/readyz")).status_code == 200
+
+        await wait_until(ready)

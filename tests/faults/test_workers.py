@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from perdure.client import AsyncClient
-from perdure.testing.faults import DevStack, alive, kill, stopped, wait_gone
+from perdure.testing.faults import DevStack, alive, kill, stopped, wait_gone, wait_until
 
 from .conftest import Trail, Watch
 
@@ -20,9 +20,11 @@ STEPS = list("abcde")
 
 async def settled(client: AsyncClient, count: int = 3) -> None:
     """Wait until the fleet is whole again after an earlier kill."""
-    async with asyncio.timeout(30):
-        while len(await client.workers()) < count:
-            await asyncio.sleep(0.05)  # the fleet has no stream
+
+    async def whole() -> bool:
+        return len(await client.workers()) >= count
+
+    await wait_until(whole, 40)
 
 
 async def test_a_worker_killed_in_mid_step_costs_that_step_alone(
@@ -157,9 +159,11 @@ async def test_a_cancel_ends_a_node_that_hangs_and_frees_its_slot(
     ended = await client.cancel(task.task_id)
     assert ended.status == "cancelled"
     await watcher.end(timeout_s=5)
-    async with asyncio.timeout(10):
-        while task.task_id in next(w for w in await client.workers() if w.worker_id == holder.worker_id).held:
-            await asyncio.sleep(0.05)  # heartbeats tell of it
+
+    async def freed() -> bool:
+        return all(task.task_id not in worker.held for worker in await client.workers())
+
+    await wait_until(freed)
     assert alive(holder.pid)
     assert (await client.get(task.task_id)).reason == "requested"
 

@@ -81,7 +81,7 @@ slow = chain(paced=True)
 async def talk(state: State) -> State:
     """`count` custom events over `pace` seconds."""
     for n in range(state["count"]):
-        emit("THOUGHT", {"n": n})
+        emit("THOUGHT", n=n)
         await asyncio.sleep(state["pace"] / state["count"])
     return {"trail": ["talk"]}
 

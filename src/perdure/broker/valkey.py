@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
 
 from perdure.broker.base import Broker, Consumer, Delivery
@@ -18,8 +19,11 @@ from perdure.lifecycle.task import Priority
 from perdure.valkey import keys
 from perdure.valkey.connection import Arg, Client, Connection, Reply, ValkeyReplyError
 
+log = logging.getLogger(__name__)
+
 GROUP: Final = "perdure"
 REDELIVER_AFTER_S: Final = 5.0
+SILENCE_S: Final = 10.0
 BLOCK_MS: Final = 5_000
 """How long one blocking read lasts. Between two of them rings of dead consumers are taken over."""
 
@@ -102,7 +106,12 @@ class _Consumer(Consumer):
         command += [*self._streams, *(">" for _ in self._streams)]
         future = connection.call(*command)
         try:
-            reply = await asyncio.shield(future)
+            # The server answers a blocked read in time; one that stays silent is gone, whatever the socket says.
+            async with asyncio.timeout(BLOCK_MS / 1000 + SILENCE_S if block else SILENCE_S):
+                reply = await asyncio.shield(future)
+        except TimeoutError as error:
+            connection.close()
+            raise StoreUnavailable("the broker does not answer a waiting consumer") from error
         except asyncio.CancelledError:
             # The server would go on handing rings to a read that nobody waits for. What it has handed out already
             # stays pending under our name, and is given back on leaving or taken over later.
@@ -115,11 +124,11 @@ class _Consumer(Consumer):
                 raise
             await self._make_groups(connection)
             return []
-        return [
-            self._delivery(stream.decode(), entry_id, fields)
+        return await self._deliveries(
+            (stream.decode(), entry_id, fields)
             for stream, entries in _by_stream(reply, self._streams)
             for entry_id, fields in entries
-        ]
+        )
 
     async def _take_over(self, connection: Connection, free: int) -> list[_Delivery]:
         """Rings that a consumer took and did not ack for a while: it died between the ring and the claim."""
@@ -134,11 +143,11 @@ class _Consumer(Consumer):
                     raise
                 await self._make_groups(connection)
                 continue
-            taken += [
-                self._delivery(stream, entry_id, fields)
+            taken += await self._deliveries(
+                (stream, entry_id, fields)
                 for entry_id, fields in reply[1]
-                if (stream, entry_id) not in self._held
-            ]
+                if (stream, entry_id) not in self._held and fields is not None
+            )
         return taken
 
     async def _make_groups(self, connection: Connection) -> None:
@@ -151,10 +160,19 @@ class _Consumer(Consumer):
             self._connection = await self._client.dedicated()
         return self._connection
 
-    def _delivery(self, stream: str, entry_id: bytes, fields: Sequence[bytes]) -> _Delivery:
-        delivery = _Delivery(self, stream, entry_id, Doorbell.decode(fields[1].decode()))
-        self._held[stream, entry_id] = delivery
-        return delivery
+    async def _deliveries(self, entries: Iterable[tuple[str, bytes, Sequence[bytes]]]) -> list[_Delivery]:
+        """What can be read of these entries. One that is no doorbell is told and dropped: nobody could ever take it."""
+        readable = []
+        for stream, entry_id, fields in entries:
+            try:
+                delivery = _Delivery(self, stream, entry_id, Doorbell.decode(fields[1].decode()))
+            except (ValueError, IndexError):
+                log.error("dropped an entry of %s that is no doorbell: %r", stream, fields)
+                await self._client.calls([("XACK", stream, GROUP, entry_id), ("XDEL", stream, entry_id)])
+                continue
+            self._held[stream, entry_id] = delivery
+            readable.append(delivery)
+        return readable
 
     async def _give_back(self, deliveries: Sequence[_Delivery]) -> None:
         for delivery in list(deliveries):
@@ -182,8 +200,8 @@ class _Consumer(Consumer):
             for stream in self._streams:
                 pending = await self._client.call("XREADGROUP", "GROUP", GROUP, self._name, "STREAMS", stream, "0")
                 for _, entries in _by_stream(pending, [stream]):
-                    for entry_id, fields in entries:
-                        await self._delivery(stream, entry_id, fields).release()
+                    for delivery in await self._deliveries((stream, *entry) for entry in entries if entry[1]):
+                        await delivery.release()
                 await self._client.call("EVAL", _FORGET, 1, stream, GROUP, self._name)
         except (StoreUnavailable, BrokerUnavailable, ValkeyReplyError):
             return

@@ -124,6 +124,7 @@ class Task(msgspec.Struct, frozen=True):
     """A task as it stands in the store. Times are milliseconds since 1970 by the store's clock.
 
     `attempt` counts claims; `losses` counts those that ended by a crash or a lost lease, which `max_attempts` bounds.
+    `suspicions` counts crashes that another task of the same process may as well have caused; they cost no attempt.
     `answers` holds the answers to interrupts by interrupt id, `passed` the breakpoints (`checkpoint_id:node`) that
     were answered; `worker` is who holds it now, or held it last. `base_checkpoint_id` is the thread's head at the first
     claim, to which a rollback returns.
@@ -134,6 +135,7 @@ class Task(msgspec.Struct, frozen=True):
     tier: str
     attempt: int = 0
     losses: int = 0
+    suspicions: int = 0
     step: int = 0
     updated_ms: int = 0
     started_ms: int | None = None

@@ -202,9 +202,11 @@ class TaskStore(ABC):
         tier: str | None = None,
         not_before_ms: int | None = None,
         error: TaskError | None = None,
+        cut: bool = False,
     ) -> Doorbell:
         """Put the task back into the queue (drain, hand-over, retry). With `tier` it moves there, and the next
-        claim keeps the attempt number. The caller rings, at once or when it is due."""
+        claim keeps the attempt number. `cut` says that a step was cut off, so that the next claim tells what of the
+        stream is superseded. The caller rings, at once or when it is due."""
 
     @abstractmethod
     async def put_artifact(self, lease: Lease, name: str, media_type: str, data: bytes, step: int) -> Artifact:
@@ -238,9 +240,12 @@ class TaskStore(ABC):
         no longer the task's, or another task owns the thread."""
 
     @abstractmethod
-    async def abandon(self, thread: ThreadRef, worker: WorkerId) -> Doorbell | None:
+    async def abandon(self, thread: ThreadRef, worker: WorkerId, *, charge: bool = True) -> Doorbell | None:
         """`worker` is known to be dead: take its lease on `thread` away, if it holds one. The task is queued again,
-        or dead if its attempts are used up. Returns what to ring for."""
+        or dead if its attempts are used up. Returns what to ring for.
+
+        Without `charge` the loss is not counted against the attempts (unless only one is allowed) but as a suspicion:
+        the worker held several tasks, any of which may have killed it."""
 
     @abstractmethod
     async def due(self, limit: int) -> Sequence[Due]:

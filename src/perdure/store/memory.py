@@ -225,9 +225,11 @@ class MemoryStore(TaskStore):
         tier: str | None = None,
         not_before_ms: int | None = None,
         error: TaskError | None = None,
+        cut: bool = False,
     ) -> Doorbell:
         thread, task = self._held(lease)
         self._release(thread)
+        thread.lost = (lease.worker, task.attempt) if cut else None
         thread.keep_attempt = tier is not None
         task = msgspec.structs.replace(
             task,
@@ -296,20 +298,20 @@ class MemoryStore(TaskStore):
             )
         thread.owner = task.task_id
         task = msgspec.structs.replace(
-            task, status=after, losses=0, finished_ms=None, reason=Reason.REQUEUED, not_before_ms=None
+            task, status=after, losses=0, suspicions=0, finished_ms=None, reason=Reason.REQUEUED, not_before_ms=None
         )
         self._announce(thread, task)
         self._plan(thread)
         return self._bell(thread, task)
 
-    async def abandon(self, thread: ThreadRef, worker: WorkerId) -> Doorbell | None:
+    async def abandon(self, thread: ThreadRef, worker: WorkerId, *, charge: bool = True) -> Doorbell | None:
         record = self._threads.get(thread)
         if record is None or record.owner is None or not record.fence:
             return None
         task = record.tasks[record.owner]
         if task.worker != worker:
             return None
-        return self._lose(record, task, Reason.WORKER_LOST)
+        return self._lose(record, task, Reason.WORKER_LOST, charge=charge)
 
     async def due(self, limit: int) -> Sequence[Due]:
         now = self._clock.now_ms()
@@ -336,7 +338,7 @@ class MemoryStore(TaskStore):
         if thread.fence and thread.until_ms <= now and now - self.started_ms >= thread.ttl_ms:
             bell = self._lose(thread, task, Reason.LEASE_EXPIRED)
         elif next_status(task.status, Verb.CLAIM) and (task.not_before_ms or 0) <= now:
-            bell = self._bell(thread, task, Priority.RECOVERY)
+            bell = self._bell(thread, task, Priority.RECOVERY if thread.lost else None)
             thread.rings += 1
         self._plan(thread)
         return bell
@@ -581,15 +583,16 @@ class MemoryStore(TaskStore):
         self._plan(thread)
         return Ended(task, True, holder, bell)
 
-    def _lose(self, thread: _Thread, task: Task, reason: str) -> Doorbell | None:
-        losses = task.losses + 1
+    def _lose(self, thread: _Thread, task: Task, reason: str, *, charge: bool = True) -> Doorbell | None:
+        charge = charge or task.spec.max_attempts == 1
+        losses, suspicions = task.losses + charge, task.suspicions + (not charge)
         error = TaskError(
             "WorkerLost" if reason == Reason.WORKER_LOST else "LeaseExpired",
             f"attempt {task.attempt} was cut off: worker {task.worker} "
             + ("died" if reason == Reason.WORKER_LOST else "did not renew its lease"),
             worker=task.worker,
         )
-        task = msgspec.structs.replace(task, losses=losses, error=error)
+        task = msgspec.structs.replace(task, losses=losses, suspicions=suspicions, error=error)
         if losses >= task.spec.max_attempts:
             return self._end(thread, task, Verb.BURY, reason).doorbell
         self._release(thread)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from perdure.lifecycle.doorbell import ThreadRef
+from perdure.lifecycle.ids import DEFAULT_TENANT, ThreadId
 from perdure.store.base import Finding
+from perdure.valkey import keys
 from perdure.valkey.connection import Client, ValkeyReplyError
 
 MIN_VALKEY: Final = (7, 2)
@@ -31,6 +34,7 @@ async def findings(client: Client) -> list[Finding]:
         _role(info),
         _disk(info),
         await _functions(client),
+        await _channels(client),
     ]
 
 
@@ -113,6 +117,20 @@ async def _functions(client: Client) -> Finding:
             fatal=True,
         )
     return Finding("functions", True, "server-side functions work")
+
+
+async def _channels(client: Client) -> Finding:
+    try:
+        await client.call("SPUBLISH", keys.bell(ThreadRef(DEFAULT_TENANT, ThreadId("check"))), "")
+    except ValkeyReplyError as error:
+        return Finding(
+            "channels",
+            False,
+            f"publishing is not allowed, so nobody is told of new events: {error.text}",
+            "allow this user the channels `thread:*` and `worker:*` (ACL SETUSER … allchannels)",
+            fatal=True,
+        )
+    return Finding("channels", True, "channels work")
 
 
 async def _settings(client: Client) -> dict[str, str]:

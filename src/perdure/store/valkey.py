@@ -62,7 +62,8 @@ class ValkeyStore(TaskStore):
         self._client = client
         self._clock = clock
         self._stored = stored
-        self._ahead_ms = 0
+        self._store_ms = 0
+        self._compared_at = 0.0
         self._subscriptions = Subscriptions(client)
 
     @classmethod
@@ -103,12 +104,8 @@ class ValkeyStore(TaskStore):
                     self._clock.nonce()[:4],
                 ),
             ]
-            times = [ms for ms in (spec.deadline_ms, spec.not_before_ms) if ms is not None]
-            if times:
-                # Only now: an entry that is due before its record is written would be cleaned as leading nowhere.
-                batch.append(("ZADD", keys.live_index(shard), "LT", min(times), address))
             try:
-                reply = (await self._client.calls(batch, LIBRARY))[3]
+                reply = (await self._client.calls(batch, LIBRARY))[-1]
             except ValkeyReplyError as error:
                 if error.code == "STALE":
                     await self._compare_clocks()
@@ -117,6 +114,9 @@ class ValkeyStore(TaskStore):
             if reply[0] == b"replayed":
                 ref = TaskRef(*thread, spec.task_id)
                 return Created(await self.get(ref), _bell(thread, reply[3]), replayed=True)
+            if 0 <= reply[4] < look:
+                # Only now: an entry that is due before its record is written would be cleaned as leading nowhere.
+                await self._client.call("ZADD", keys.live_index(shard), "LT", reply[4], address)
             task = Task(
                 spec=spec,
                 status=Status.QUEUED,
@@ -128,7 +128,7 @@ class ValkeyStore(TaskStore):
             )
             displaced = [
                 (TaskRef(*thread, TaskId(task_id.decode())), WorkerId(worker.decode()) if worker else None)
-                for task_id, worker in zip(reply[4::2], reply[5::2], strict=True)
+                for task_id, worker in zip(reply[5][::2], reply[5][1::2], strict=True)
             ]
             return Created(task, _bell(thread, reply[3]), displaced)
         raise StoreUnavailable("every try to store the task took more than 5 s; it was not stored")
@@ -150,7 +150,12 @@ class ValkeyStore(TaskStore):
         reply = await self._thread_call("claim", ref.thread, ref.task_id, worker, ttl_ms, nonce)
         if reply is None:
             return None
-        token, epoch, lost_text, first, last, fields = reply
+        token, epoch, lost_text, first, last, fields, rings = reply
+        if rings > 0:
+            # The rescuer had put off its next look at this long-waiting thread beyond the end of the new lease.
+            address = keys.ref_text(ref.thread)
+            index = keys.live_index(keys.shard(address))
+            await self._client.call("ZADD", index, "XX", "LT", self._now_ms() + ttl_ms, address)
         lost = msgspec.json.decode(lost_text) if lost_text else None
         lease = Lease(*ref, Token(token), nonce, worker, ttl_ms)
         return Claim(
@@ -195,6 +200,7 @@ class ValkeyStore(TaskStore):
         tier: str | None = None,
         not_before_ms: int | None = None,
         error: TaskError | None = None,
+        cut: bool = False,
     ) -> Doorbell:
         reply = await self._held_call(
             "give_back",
@@ -203,6 +209,7 @@ class ValkeyStore(TaskStore):
             tier or "",
             _or_empty(not_before_ms),
             _json.encode(error) if error is not None else "",
+            int(cut),
         )
         return _ring(_thread_of(lease), reply)
 
@@ -250,10 +257,11 @@ class ValkeyStore(TaskStore):
         await self._look_soon(ref.thread)
         return _ring(ref.thread, await self._thread_call("requeue", ref.thread, ref.task_id))
 
-    async def abandon(self, thread: ThreadRef, worker: WorkerId) -> Doorbell | None:
-        return _bell(thread, await self._thread_call("abandon", thread, worker))
+    async def abandon(self, thread: ThreadRef, worker: WorkerId, *, charge: bool = True) -> Doorbell | None:
+        return _bell(thread, await self._thread_call("abandon", thread, worker, int(charge)))
 
     async def due(self, limit: int) -> Sequence[Due]:
+        await self._compare_clocks()
         now = self._now_ms()
         shards = await asyncio.gather(
             *(
@@ -262,7 +270,8 @@ class ValkeyStore(TaskStore):
             )
         )
         found = sorted(((score, member) for shard in shards for member, score in shard), key=lambda entry: entry[0])
-        return [Due(keys.parse_ref(member.decode()), f"{score:.0f}") for score, member in found[:limit]]
+        # The mark is the score to its last digit: whoever writes another score since must be seen to have done so.
+        return [Due(keys.parse_ref(member.decode()), repr(score)) for score, member in found[:limit]]
 
     async def rescue(self, due: Due) -> Doorbell | None:
         ring, look = await self._thread_call("rescue", due.thread, RING_AGAIN_MS)
@@ -557,12 +566,13 @@ class ValkeyStore(TaskStore):
 
     def _now_ms(self) -> int:
         """The store's time, as far as this machine can tell; what the live index is ordered by."""
-        return self._clock.now_ms() + self._ahead_ms
+        return self._store_ms + int((self._clock.monotonic() - self._compared_at) * 1000)
 
     async def _compare_clocks(self) -> None:
-        """The machines of a deployment need not agree on the time: all that matters is the store's."""
+        """Machines need not agree on the time, and their clocks may be set: all that matters is the store's."""
         seconds, micros = await self._client.call("TIME")
-        self._ahead_ms = int(seconds) * 1000 + int(micros) // 1000 - self._clock.now_ms()
+        self._store_ms = int(seconds) * 1000 + int(micros) // 1000
+        self._compared_at = self._clock.monotonic()
 
     async def _look_soon(self, thread: ThreadRef) -> None:
         """Put the thread into the live index before it becomes live, so that a lost ring is found."""
@@ -646,6 +656,7 @@ def _task(fields: Mapping[bytes, bytes] | Sequence[bytes]) -> Task:
         tier=record[b"tier"].decode(),
         attempt=int(record.get(b"attempt", 0)),
         losses=int(record.get(b"losses", 0)),
+        suspicions=int(record.get(b"suspicions", 0)),
         step=int(record.get(b"step", 0)),
         updated_ms=int(record.get(b"updated", 0)),
         started_ms=_number(record, b"started"),

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -59,6 +59,16 @@ def wait_gone(pid: int, timeout_s: float = GONE_TIMEOUT_S) -> None:
                 if time.monotonic() > until:
                     raise TimeoutError(f"process {pid} still runs")
                 time.sleep(0.01)
+
+
+async def wait_until(condition: Callable[[], bool | Awaitable[bool]], timeout_s: float = 20.0) -> None:
+    """Return once a condition holds that nobody can tell us of, such as a fact of another process. TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            holds = condition()
+            if holds if isinstance(holds, bool) else await holds:
+                return
+            await asyncio.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -189,7 +199,7 @@ class DevStack:
         self._settings = {
             "config": config,
             "data_dir": folder / "data",
-            "port": _free_port(),
+            "port": free_port(),
             **settings,
         }
 
@@ -305,7 +315,8 @@ class DevStack:
         return {f"PERDURE_{name.upper()}": str(value) for name, value in self._settings.items()}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,11 +22,16 @@ import msgspec
 from perdure.errors import ConfigurationError, PerdureError, StoreUnavailable
 from perdure.valkey.functions import FunctionLibrary
 
+log = logging.getLogger(__name__)
+
 Arg = str | bytes | int | float
 Reply = Any
 
 CONNECT_TIMEOUT_S: Final = 5.0
 REPLY_TIMEOUT_S: Final = 15.0
+PING_EVERY_S: Final = 10.0
+LISTEN_AGAIN_FIRST_S: Final = 0.05
+LISTEN_AGAIN_MAX_S: Final = 2.0
 _UNAVAILABLE: Final = frozenset(
     {
         "LOADING",
@@ -408,18 +414,32 @@ class Subscriptions:
                 callback(None)
 
     async def _keep(self) -> None:
-        delay = 0.05
+        loop = asyncio.get_running_loop()
+        delay = LISTEN_AGAIN_FIRST_S
         while True:
+            opened_at = loop.time()
             try:
                 self._connection = await self._client.dedicated(self._on_push)
-            except StoreUnavailable:
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 2.0)
-                continue
-            delay = 0.05
-            for name in self._listeners:
-                self._connection.send("SSUBSCRIBE", name)
-            await self._connection.closed
+                for name in self._listeners:
+                    self._connection.send("SSUBSCRIBE", name)
+                await self._stay(self._connection)
+            except StoreUnavailable as error:
+                log.debug("listening was cut: %s", error)
+            # A server that lets us in and throws us out (for want of rights, say) must not be stormed.
+            delay = LISTEN_AGAIN_FIRST_S if loop.time() - opened_at > 1 else min(delay * 2, LISTEN_AGAIN_MAX_S)
+            await asyncio.sleep(delay)
+
+    async def _stay(self, connection: Connection) -> None:
+        """Return when the connection has broken, or does not answer: a peer that vanished says nothing at all."""
+        while not connection.closed.done():
+            await asyncio.wait([connection.closed], timeout=PING_EVERY_S)
+            if connection.closed.done():
+                return
+            try:
+                async with asyncio.timeout(REPLY_TIMEOUT_S):
+                    await connection.call("PING")
+            except TimeoutError:
+                connection.close()
 
     async def aclose(self) -> None:
         """Stop listening. Safe to repeat."""

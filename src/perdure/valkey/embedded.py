@@ -25,12 +25,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
 
-from perdure.errors import ConfigurationError, StoreUnavailable, StoreUnsuitable
+from perdure.errors import ConfigurationError, PerdureError, StoreUnavailable, StoreUnsuitable
 from perdure.valkey.connection import Address, Connection
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S: Final = 60.0
+START_AGAIN_S: Final = 2.0
 STOP_TIMEOUT_S: Final = 20.0
 MAX_SOCKET_PATH: Final = 100
 """Unix socket paths are limited to 104 or 108 bytes by the operating system."""
@@ -120,7 +121,16 @@ class EmbeddedValkey:
             await asyncio.to_thread(process.wait)
             if self._process is process:
                 log.error("the embedded Valkey ended with code %s; starting it again", process.returncode)
-                await self.start()
+                await self._start_again()
+
+    async def _start_again(self) -> None:
+        """Until it succeeds: a full disk, say, may have ended the server, and be mended."""
+        while True:
+            try:
+                return await self.start()
+            except (OSError, PerdureError) as error:
+                log.error("the embedded Valkey cannot be started: %s", error)
+                await asyncio.sleep(START_AGAIN_S)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -7,6 +7,7 @@ and a call never meets another version's code. The files share `prelude.lua` and
 from __future__ import annotations
 
 import hashlib
+import re
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -35,6 +36,13 @@ class FunctionLibrary:
 
     def name(self, verb: str) -> str:
         return f"{self._name}_{verb}"
+
+
+def _flags(text: str) -> str:
+    """What a verb's header says in a line `-- FLAGS: no-writes, allow-oom`. A full server must still let tasks be
+    read, ended and deleted."""
+    found = re.search(r"^-- FLAGS: (.+)$", text, re.MULTILINE)
+    return ", ".join(f"'{flag.strip()}'" for flag in found[1].split(",")) if found else ""
 
 
 def _transitions_in_lua() -> str:

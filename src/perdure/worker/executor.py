@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from langgraph.runtime import RunControl
 
@@ -28,6 +28,16 @@ STORE_PATIENCE_S: Final = 300.0
 """How long an ended task waits for a store that is away before its outcome is given up (it then runs again)."""
 
 
+SUSPICIONS_MAX: Final = 2
+"""A task that was there when this many workers died, among others, runs with no other suspect beside it."""
+
+
+class _Running(NamedTuple):
+    task_id: TaskId
+    control: RunControl
+    stop: Callable[[str], None]
+
+
 class Runner(Protocol):
     """What drives an attempt; `graph.runner.GraphRunner` says what it promises."""
 
@@ -43,28 +53,33 @@ class Executor:
         self._broker = broker
         self._keeper = keeper
         self._clock = clock
-        self._controls: dict[TaskId, RunControl] = {}
-        self._stops: dict[TaskId, Callable[[str], None]] = {}
+        # By fence: one process may hold two attempts of one task for a moment, while the lost one is still ending.
+        self._running: dict[str, _Running] = {}
+        self._turn = asyncio.Lock()
 
     @property
     def held(self) -> list[TaskId]:
-        return list(self._controls)
+        return [running.task_id for running in self._running.values()]
 
     def drain(self) -> None:
         """Ask every running task to stop once its running step is checkpointed."""
-        for control in self._controls.values():
-            control.request_drain("the worker drains")
+        for running in self._running.values():
+            running.control.request_drain("the worker drains")
 
     def cancel_all(self, why: str) -> None:
         """Stop every running task now, in the middle of its step."""
-        for stop in list(self._stops.values()):
-            stop(why)
+        for running in list(self._running.values()):
+            running.stop(why)
 
-    async def execute(self, claim: Claim) -> None:
-        """Run until the task ends, pauses, is handed back or lost. Never raises for what the graph does."""
+    async def execute(self, claim: Claim, in_turn: Callable[[], None] = lambda: None) -> None:
+        """Run until the task ends, pauses, is handed back or lost. Never raises for what the graph does.
+
+        A task that is suspected of having killed workers waits until no other suspect runs here; `in_turn` is called
+        when it begins.
+        """
         loop = asyncio.get_running_loop()
         control = RunControl()
-        work = loop.create_task(self._runner.run(claim, control), name=f"task {claim.task.task_id}")
+        work = loop.create_task(self._run(claim, control, in_turn), name=f"task {claim.task.task_id}")
         why: list[str] = []
 
         def stop(reason: str) -> None:
@@ -76,8 +91,7 @@ class Executor:
                 loop.call_soon_threadsafe(stop, reason)
 
         self._keeper.hold(claim.lease, on_lost)
-        self._controls[claim.task.task_id] = control
-        self._stops[claim.task.task_id] = stop
+        self._running[claim.lease.fence] = _Running(claim.task.task_id, control, stop)
         try:
             await asyncio.wait([work])
             if work.cancelled():
@@ -92,13 +106,20 @@ class Executor:
             if not work.done():
                 work.cancel()
                 await asyncio.wait([work])
-            del self._controls[claim.task.task_id], self._stops[claim.task.task_id]
+            del self._running[claim.lease.fence]
             self._keeper.drop(claim.lease)
 
     async def order(self, task_id: TaskId) -> None:
         """Somebody says that our lease on a task is gone: ask the store, for the order may be old."""
-        if task_id in self._stops:
+        if task_id in self.held:
             self._keeper.nudge()
+
+    async def _run(self, claim: Claim, control: RunControl, in_turn: Callable[[], None]) -> Outcome:
+        if claim.task.suspicions < SUSPICIONS_MAX:
+            return await self._runner.run(claim, control)
+        async with self._turn:
+            in_turn()
+            return await self._runner.run(claim, control)
 
     async def _settle(self, claim: Claim, outcome: Outcome) -> None:
         lease = claim.lease
@@ -125,7 +146,9 @@ class Executor:
         log.error("task %s: the runner failed", task.task_id, exc_info=error)
         told = TaskError(type(error).__name__, str(error), worker=claim.lease.worker)
         if isinstance(error, DependencyError) or task.attempt < task.spec.max_attempts:
-            await self._ring(await self._insist(lambda: self._store.give_back(claim.lease, Reason.RETRY, error=told)))
+            await self._ring(
+                await self._insist(lambda: self._store.give_back(claim.lease, Reason.RETRY, error=told, cut=True))
+            )
         else:
             await self._settle(claim, Failed(told, Reason.INTERNAL))
 
@@ -135,10 +158,10 @@ class Executor:
             return
         log.warning("task %s: stopped in the middle of a step (%s)", claim.task.task_id, why)
         # The lease may still be ours once the store is back; then the task goes back without having lost an attempt.
-        await self._give_back(claim, Reason.DRAIN if why == "drain" else Reason.LEASE_EXPIRED)
+        await self._give_back(claim, Reason.DRAIN if why == "drain" else Reason.LEASE_EXPIRED, cut=True)
 
-    async def _give_back(self, claim: Claim, reason: str) -> None:
-        await self._ring(await self._insist(lambda: self._store.give_back(claim.lease, reason)))
+    async def _give_back(self, claim: Claim, reason: str, *, cut: bool = False) -> None:
+        await self._ring(await self._insist(lambda: self._store.give_back(claim.lease, reason, cut=cut)))
 
     async def _insist(self, write: Callable[[], Awaitable[T]]) -> T | None:
         """Repeat a write until the store has answered. None if the lease is gone: then it was not, or no longer, ours

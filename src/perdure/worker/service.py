@@ -27,7 +27,7 @@ class WorkerService:
     """`run` works until `drain` is called and everything held has come to rest.
 
     `report(held, thread)` is called before a thread is claimed (True) and after it was let go (False), so that
-    whoever watches this process knows what to take back if it dies.
+    whoever watches this process knows what to take back if it dies; `report_turn(thread)` when a suspect begins to run.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class WorkerService:
         lease_ttl_ms: int,
         drain_timeout_s: float,
         report: Callable[[bool, ThreadRef], None],
+        report_turn: Callable[[ThreadRef], None] = lambda thread: None,
     ) -> None:
         self._worker_id = worker_id
         self._tier = tier
@@ -56,6 +57,7 @@ class WorkerService:
         self._lease_ttl_ms = lease_ttl_ms
         self._drain_timeout_s = drain_timeout_s
         self._report = report
+        self._report_turn = report_turn
         self._draining = asyncio.Event()
         self._busy: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
@@ -152,7 +154,7 @@ class WorkerService:
                 if self._draining.is_set():
                     # Claimed while the drain began; the executor has not seen it yet.
                     asyncio.get_running_loop().call_soon(self._executor.drain)
-                await self._executor.execute(claim)
+                await self._executor.execute(claim, lambda: self._report_turn(ref.thread))
         finally:
             self._report(False, ref.thread)
 

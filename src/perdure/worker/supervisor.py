@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
@@ -65,6 +66,10 @@ class ReportWriter:
     def held(self, held: bool, thread: ThreadRef) -> None:
         self._write(f"{'+' if held else '-'}{thread.tenant}/{thread.thread_id}")
 
+    def in_turn(self, thread: ThreadRef) -> None:
+        """A suspect begins to run: if we die now, it is the one to blame."""
+        self._write(f"*{thread.tenant}/{thread.thread_id}")
+
     def _write(self, line: str) -> None:
         if self._descriptor is None:
             return
@@ -80,7 +85,8 @@ class Child:
     def __init__(self, worker_id: WorkerId, process: asyncio.subprocess.Process, report_fd: int) -> None:
         self.worker_id = worker_id
         self.process = process
-        self.held: set[ThreadRef] = set()
+        self.held: Counter[ThreadRef] = Counter()
+        self.in_turn: set[ThreadRef] = set()
         self.ready = False
         self._fd = report_fd
         self._partial = b""
@@ -106,7 +112,17 @@ class Child:
             return
         tenant, _, thread_id = line[1:].partition("/")
         thread = ThreadRef(Tenant(tenant), ThreadId(thread_id))
-        (self.held.add if line[0] == "+" else self.held.discard)(thread)
+        match line[0]:
+            case "+":
+                self.held[thread] += 1
+            case "*":
+                self.in_turn.add(thread)
+            case _:
+                # Counted, because a doubled ring makes a second claim on a thread that we hold, in vain.
+                self.held[thread] -= 1
+                if self.held[thread] <= 0:
+                    del self.held[thread]
+                    self.in_turn.discard(thread)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -189,11 +205,12 @@ class Supervisor:
             if stop.is_set():
                 _signal(child, signal.SIGTERM)  # The others were told while this one was being started.
             code = await child.process.wait()
+            _end_group(child)
             self._children.pop(index, None)
             child.read_reports()
             asyncio.get_running_loop().remove_reader(child._fd)
             child.close()
-            await take_back(self._store, self._broker, child.worker_id, child.held)
+            await take_back(self._store, self._broker, child.worker_id, child.held, child.in_turn)
             if stop.is_set():
                 return
             self.deaths += 1
@@ -207,7 +224,7 @@ class Supervisor:
                 len(child.held),
             )
             lived = self._clock.monotonic() - started_at
-            delay = RESTART_FIRST_S if lived > LIVED_WELL_S or child.ready else min(delay * 2, RESTART_MAX_S)
+            delay = RESTART_FIRST_S if lived > LIVED_WELL_S else min(delay * 2, RESTART_MAX_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await stop.wait()
@@ -243,12 +260,22 @@ class Supervisor:
         return child
 
 
-async def take_back(store: TaskStore, broker: Broker, worker_id: WorkerId, held: Collection[ThreadRef]) -> None:
+async def take_back(
+    store: TaskStore,
+    broker: Broker,
+    worker_id: WorkerId,
+    held: Collection[ThreadRef],
+    in_turn: Collection[ThreadRef] = (),
+) -> None:
     """Give a dead worker's leases back and ring for its tasks. What the store does not hear now, the lease time and
-    the rescuer cover."""
+    the rescuer cover.
+
+    The death is charged to the task that was alone, or to the suspect whose turn it was (`in_turn`). Where several ran
+    side by side nobody knows which of them it was: then all are suspected, and none of them loses an attempt.
+    """
     for thread in list(held):
         try:
-            doorbell = await store.abandon(thread, worker_id)
+            doorbell = await store.abandon(thread, worker_id, charge=len(held) == 1 or thread in in_turn)
             if doorbell is not None:
                 await broker.publish([doorbell])
         except (StoreUnavailable, BrokerUnavailable) as error:
@@ -263,6 +290,12 @@ def _signal(child: Child, number: signal.Signals) -> None:
     if child.process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             child.process.send_signal(number)
+
+
+def _end_group(child: Child) -> None:
+    """End what the dead child's graphs had started: it led a process group of its own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.process.pid, signal.SIGKILL)
 
 
 def _how(code: int) -> str:

@@ -53,7 +53,11 @@ def test_a_spec_survives_its_stored_form(fields: dict[str, Any]) -> None:
 
 def test_a_null_input_is_not_the_same_as_none_given() -> None:
     base: dict[str, Any] = {
-        "task_id": TaskId("t"), "thread_id": ThreadId("s"), "graph": "g", "tier": "cpu", "created_ms": 0
+        "task_id": TaskId("t"),
+        "thread_id": ThreadId("s"),
+        "graph": "g",
+        "tier": "cpu",
+        "created_ms": 0,
     }
     null = decode_spec(msgspec.json.encode(TaskSpec(**base, input=msgspec.Raw(b"null"))))
     assert null.input is not None

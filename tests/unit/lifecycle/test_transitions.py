@@ -51,7 +51,7 @@ def test_every_pair_is_allowed_or_refused_as_the_design_says(status: Status, ver
 
 
 def test_a_status_is_live_or_terminal_and_only_failures_come_back() -> None:
-    assert LIVE | TERMINAL == set(Status)
+    assert set(Status) == LIVE | TERMINAL
     assert not LIVE & TERMINAL
     revived = {(status, verb) for status, verb in TRANSITIONS if status in TERMINAL}
     assert revived == {(Status.FAILED, Verb.REQUEUE), (Status.DEAD, Verb.REQUEUE)}
@@ -79,9 +79,7 @@ def test_the_diagram_draws_every_transition_once() -> None:
 @pytest.mark.anyio
 async def test_the_server_side_functions_hold_the_same_table(valkey: EmbeddedValkey) -> None:
     """Lua's tables, read back from a function on a real server, equal Python's."""
-    library = FunctionLibrary(
-        "table_probe", {"read": "return { cjson.encode(TRANSITIONS), cjson.encode(LIVE) }"}
-    )
+    library = FunctionLibrary("table_probe", {"read": "return { cjson.encode(TRANSITIONS), cjson.encode(LIVE) }"})
     async with Client(valkey.url) as client:
         table, live = await client.fcall(library, "read", [])
     rows = msgspec.json.decode(table)

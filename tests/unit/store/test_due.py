@@ -59,7 +59,8 @@ async def test_a_thread_is_due_at_its_appointment_and_not_seconds_later(
             # A real store's own clock has not moved, so for it nothing has come yet; it sets the next look.
             assert rung is None or rung.ref == ref_of(spec)
     if clock.time_ms < at:
-        clock.time_ms = at - SLACK_MS
-        assert not await is_due(store, spec)
+        if field == "not_before_ms":  # one that only has a deadline is rung for in between
+            clock.time_ms = at - SLACK_MS
+            assert not await is_due(store, spec)
         clock.time_ms = at
         assert await is_due(store, spec)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import ConfigurationError, StoreUnavailable
-from perdure.testing.faults import kill
+from perdure.testing.faults import Proxy, kill
 from perdure.valkey import connection as module
 from perdure.valkey.connection import Client, Connection, Subscriptions, ValkeyReplyError
 from perdure.valkey.embedded import EmbeddedValkey
@@ -288,3 +288,33 @@ async def test_listening_may_begin_while_the_server_is_away(own: EmbeddedValkey)
             await own.start()
             assert await ear.next() is None
         await subscriptions.aclose()
+
+
+async def test_a_network_that_drops_everything_for_a_while_is_a_store_that_is_away(
+    own: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut, silent and refusing, and back each time: nobody hangs, and the client needs no help to go on."""
+    monkeypatch.setattr(module, "REPLY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 0.3)
+    server = module.Address.parse(own.url)
+    assert server.path is not None
+    async with Proxy(server.path) as network, Client(f"valkey://:{server.password}@{network.address}") as client:
+        assert await client.call("SET", "kept", "yes") == b"OK"
+
+        async def is_away() -> None:
+            async with asyncio.timeout(5):
+                with pytest.raises(StoreUnavailable):
+                    await client.call("GET", "kept")
+
+        network.pause()
+        await is_away()
+        await is_away()
+        network.resume()
+        assert await client.call("GET", "kept") == b"yes"
+        network.refusing = True
+        network.cut()
+        await is_away()
+        await is_away()
+        network.refusing = False
+        assert await client.call("GET", "kept") == b"yes"
+        assert network.connections == 1

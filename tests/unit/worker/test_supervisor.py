@@ -21,6 +21,7 @@ from perdure.lifecycle.task import Priority
 from perdure.lifecycle.transitions import Status
 from perdure.store.base import WorkerInfo
 from perdure.store.memory import MemoryStore
+from perdure.testing.faults import alive, wait_until
 from perdure.testing.samples import make_spec, ref_of
 from perdure.worker.supervisor import EXIT_BROKEN_GRAPH, REPORT_FD_VARIABLE, ReportWriter, Supervisor
 
@@ -37,8 +38,10 @@ WAITS = READY + "sys.stdin.read()\n"  # until the supervisor is gone, or SIGTERM
 
 def holding(thread_id: str) -> str:
     """A child that says it holds a thread, and waits."""
-    return PRELUDE + f'report("+default/other-1"); report("-default/other-1"); report("+default/{thread_id}")\n' + (
-        'report("!")\nsys.stdin.read()\n'
+    return (
+        PRELUDE
+        + f'report("+default/other-1"); report("-default/other-1"); report("+default/{thread_id}")\n'
+        + ('report("!")\nsys.stdin.read()\n')
     )
 
 
@@ -89,14 +92,6 @@ async def house(script: str, children: int = 1, **more: object) -> AsyncIterator
         await asyncio.wait([made.running])
 
 
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 async def test_it_is_ready_when_every_child_is_and_stopping_leaves_nothing_behind() -> None:
     async with house(WAITS, children=3) as made:
         await made.ready()
@@ -127,10 +122,8 @@ async def test_a_killed_childs_task_is_rung_for_at_once_and_a_new_child_starts()
 
 
 async def _started(made: House, count: int) -> None:
-    """Wait until so many children have been started, told by the newest one's report."""
-    async with asyncio.timeout(10):
-        while len(made.started) < count or made.supervisor.ready == 0:
-            await asyncio.sleep(0.01)  # the supervisor tells of the first readiness alone
+    """Wait until so many children have been started and the newest is ready: no event tells of a second readiness."""
+    await wait_until(lambda: len(made.started) >= count and made.supervisor.ready > 0)
 
 
 async def test_a_thread_that_was_let_go_is_not_taken_back() -> None:
@@ -219,9 +212,7 @@ async def test_a_graph_that_cannot_be_loaded_ends_the_supervisor_with_one_error(
 
 async def test_a_child_that_dies_at_once_is_started_again_ever_later_and_stopping_does_not_wait_for_it() -> None:
     async with house(PRELUDE + "sys.exit(1)") as made:
-        async with asyncio.timeout(10):
-            while len(made.started) < 5 or made.supervisor._children:
-                await asyncio.sleep(0.01)  # nothing tells of a child that never became ready
+        await wait_until(lambda: len(made.started) >= 5 and not made.supervisor._children)
         made.stop.set()
         async with asyncio.timeout(0.5):
             await made.running

@@ -40,6 +40,10 @@ redis.call('ZADD', thread .. ':checkpoints', 0, ns .. '\0' .. id)
 set_head(thread, ns, id)
 if ARGV[1] == '' then
   ensure_record(thread, ARGV[9], now)
+  if ns == '' then
+    -- The head belongs to no task now, so none of them may be revived from it.
+    redis.call('HSET', thread, 'head_task', '-')
+  end
 elseif ns == '' then
   redis.call('HSET', thread, 'head_task', ARGV[7], 'head_seq', redis.call('HGET', thread, 'seq') or '0')
   redis.call('HSET', thread .. ':task:' .. ARGV[7], 'step', ARGV[8], 'checkpoint_id', id)

@@ -103,9 +103,12 @@ local function end_task(thread, id, verb, changes, now)
 end
 
 -- Take the owner's lease away: queued again, or dead if the attempts are used up. Returns the ring (or false).
-local function lose(thread, id, reason, now)
-  local f = redis.call('HMGET', thread .. ':task:' .. id, 'losses', 'max_attempts', 'attempt', 'worker')
-  local losses = ms(f[1]) + 1
+-- `free`: it was one of several, any of which may have been the fault; so it is suspected, and costs no attempt yet.
+local function lose(thread, id, reason, now, free)
+  local f = redis.call('HMGET', thread .. ':task:' .. id, 'losses', 'max_attempts', 'attempt', 'worker', 'suspicions')
+  free = free and ms(f[2]) > 1
+  local losses = ms(f[1]) + (free and 0 or 1)
+  local suspicions = ms(f[5]) + (free and 1 or 0)
   local died = reason == 'worker_lost'
   local error = cjson.encode({ type = died and 'WorkerLost' or 'LeaseExpired', worker = f[4], message = 'attempt '
     .. f[3] .. ' was cut off: worker ' .. f[4] .. (died and ' died' or ' did not renew its lease') })
@@ -114,7 +117,8 @@ local function lose(thread, id, reason, now)
     return following
   end
   redis.call('HSET', thread, 'fence', '', 'lost', cjson.encode({ f[4], tonumber(f[3]) }))
-  local task = transition(thread, id, 'lose', { losses = losses, error = error, reason = reason }, now)
+  local task = transition(thread, id, 'lose', { losses = losses, suspicions = suspicions, error = error,
+    reason = reason }, now)
   return { id, task.tier, 'recovery' }
 end
 

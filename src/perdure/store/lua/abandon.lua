@@ -1,6 +1,7 @@
 -- A worker is known to be dead: take its lease on this thread away, if it holds one.
+-- FLAGS: allow-oom
 -- KEYS: 1 thread
--- ARGV: 1 worker
+-- ARGV: 1 worker  2 whether this counts as one of the task's attempts (1 or 0)
 -- Returns a bell or false
 local thread = KEYS[1]
 local r = redis.call('HMGET', thread, 'owner', 'fence')
@@ -10,4 +11,4 @@ end
 if redis.call('HGET', thread .. ':task:' .. r[1], 'worker') ~= ARGV[1] then
   return false
 end
-return lose(thread, r[1], 'worker_lost', now_ms())
+return lose(thread, r[1], 'worker_lost', now_ms(), ARGV[2] == '0')

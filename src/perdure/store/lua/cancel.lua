@@ -1,4 +1,5 @@
 -- End a live task as cancelled.
+-- FLAGS: allow-oom
 -- KEYS: 1 thread
 -- ARGV: 1 task id  2 reason
 -- Returns { changed (1 or 0), task hash as a flat list, worker or false, bell or false }

@@ -1,10 +1,11 @@
 -- Take a queued, due task that owns its thread.
 -- KEYS: 1 thread
 -- ARGV: 1 task id  2 worker  3 lease time (ms)  4 nonce
--- Returns false, or { token, epoch, lost (json or ''), first superseded, last superseded, task hash as a flat list }
+-- Returns false, or { token, epoch, lost (json or ''), first superseded, last superseded, task hash as a flat list,
+--         how often it was rung for again }
 local thread, id = KEYS[1], ARGV[1]
 local key = thread .. ':task:' .. id
-local r = redis.call('HMGET', thread, 'owner', 'epoch', 'lost', 'keep', 'head_task', 'head_seq', 'seq', 'head')
+local r = redis.call('HMGET', thread, 'owner', 'epoch', 'lost', 'keep', 'head_task', 'head_seq', 'seq', 'head', 'rings')
 if r[1] ~= id then
   return false
 end
@@ -28,4 +29,4 @@ end
 local first = (r[5] == id and ms(r[6]) or ms(t[5])) + 1
 local last = ms(r[7])
 transition(thread, id, 'claim', changes, now)
-return { token, r[2], r[3] or '', first, last, redis.call('HGETALL', key) }
+return { token, r[2], r[3] or '', first, last, redis.call('HGETALL', key), ms(r[9]) }

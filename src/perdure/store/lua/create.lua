@@ -2,12 +2,12 @@
 -- KEYS: 1 thread
 -- ARGV: 1 look (ms; the live index holds the thread until then)  2 task id  3 spec  4 graph  5 tier  6 priority
 --       7 multitask  8 max attempts  9 not before (ms or '')  10 deadline (ms or '')  11 epoch for a new thread
--- Returns { 'created' | 'replayed', now, seq, bell or false, displaced task and worker, ... }
+-- Returns { 'created' | 'replayed', now, seq, bell or false, time of the next look, { displaced task, worker, … } }
 local thread, id = KEYS[1], ARGV[2]
 local key = thread .. ':task:' .. id
 local now = now_ms()
 if redis.call('EXISTS', key) == 1 then
-  return { 'replayed', now, 0, bell_for_owner(thread, now) }
+  return { 'replayed', now, 0, bell_for_owner(thread, now), -1, {} }
 end
 if now >= tonumber(ARGV[1]) then
   -- The caller was paused since it wrote the index, whose entry may have been cleaned since.
@@ -50,4 +50,4 @@ if ARGV[10] ~= '' then
   redis.call('ZADD', thread .. ':deadlines', ARGV[10], id)
 end
 local ring = (not owner or owner == '') and ms(ARGV[9]) <= now and { id, ARGV[5], ARGV[6] } or false
-return { 'created', now, seq, ring, unpack(reply) }
+return { 'created', now, seq, ring, next_look(thread, now, tonumber(ARGV[1]) - now), reply }

@@ -1,4 +1,5 @@
 -- Forget an ended task and its artifacts.
+-- FLAGS: allow-oom
 -- KEYS: 1 thread
 -- ARGV: 1 task id
 local thread, id = KEYS[1], ARGV[1]

@@ -1,4 +1,5 @@
 -- Forget a thread with its tasks, events and artifacts. Its checkpoints are the saver's to delete, before this.
+-- FLAGS: allow-oom
 -- KEYS: 1 thread
 -- Returns the ids of its tasks
 local thread = KEYS[1]

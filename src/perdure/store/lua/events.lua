@@ -1,4 +1,5 @@
 -- Events after a cursor.
+-- FLAGS: no-writes
 -- KEYS: 1 thread
 -- ARGV: 1 seq  2 limit
 -- Returns { epoch, first seq kept, last seq, entries }

@@ -1,4 +1,5 @@
 -- End a task with its result or its error.
+-- FLAGS: allow-oom
 -- KEYS: 1 thread
 -- ARGV: 1 fence  2 task id  3 verb (succeed, fail)  4 reason  5 result (json or '')  6 error (json or '')
 --       7… events that come before the terminal one

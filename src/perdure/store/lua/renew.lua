@@ -1,4 +1,5 @@
 -- Extend a lease to its full time from now.
+-- FLAGS: allow-oom
 -- KEYS: 1 thread
 -- ARGV: 1 fence  2 lease time (ms)
 -- Returns 1, or 0 if the lease is lost

@@ -15,5 +15,5 @@ if (r[1] and r[1] ~= '') or (r[2] and r[2] ~= '' and r[2] ~= id) then
   return refuse('CONFLICT', 'thread_moved_on ' .. status)
 end
 redis.call('HSET', thread, 'owner', id)
-transition(thread, id, 'requeue', { losses = 0, finished = '', reason = 'requeued', not_before = '' }, now_ms())
+transition(thread, id, 'requeue', { losses = 0, suspicions = 0, finished = '', reason = 'requeued', not_before = '' }, now_ms())
 return bell(thread, id)

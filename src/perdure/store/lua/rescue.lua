@@ -1,4 +1,5 @@
 -- Look at a thread and mend it: passed deadlines, an expired lease, a task that waits for a worker.
+-- FLAGS: allow-oom
 -- KEYS: 1 thread
 -- ARGV: 1 time after which a waiting task is rung for again (ms)
 -- Returns { bell or false, time of the next look (ms) or -1 }
@@ -21,7 +22,8 @@ if r[1] and r[1] ~= '' then
   else
     local waiting = bell_for_owner(thread, now)
     if waiting then
-      ring = { waiting[1], waiting[2], 'recovery' }
+      local lost = redis.call('HGET', thread, 'lost')
+      ring = { waiting[1], waiting[2], lost and lost ~= '' and 'recovery' or waiting[3] }
       rings = redis.call('HINCRBY', thread, 'rings', 1)
     end
   end

@@ -14,7 +14,8 @@ from typing import Any, Final, Never
 
 from perdure.testing.simulation.process import Process, running_process
 
-TURNS_MAX: Final = 2_000_000
+TURNS_MAX: Final = 300_000
+TURN_S: Final = 2e-6
 
 
 class StandsStill(Exception):
@@ -25,14 +26,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
     """Runs what is ready in the order in which it became so, then jumps to the next timer.
 
     What belongs to a process that is still or dead is handed to that process instead. Raises StandsStill in a
-    deadlock, and after `TURNS_MAX` callbacks, as time does not go on in a busy loop.
+    deadlock, and after `TURNS_MAX` callbacks.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.turns = 0
+        self.turns_max = TURNS_MAX
         self._now = 0.0
-        self._soon: deque[_Soon] = deque()
+        self._soon: deque[_Soon | _Later] = deque()
         self._later: list[tuple[float, int, _Later]] = []
         self._numbers = itertools.count()
         self._stopped = False
@@ -64,6 +66,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         heapq.heappush(self._later, (when, next(self._numbers), handle))
         return handle
 
+    def run_soon(self, handle: asyncio.Handle) -> None:
+        """Run a handle that a process had in its backlog."""
+        assert isinstance(handle, _Soon | _Later)
+        self._soon.append(handle)
+
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Never:
         raise RuntimeError(f"{func!r} wants a thread, and a simulation has none: use async code")
 
@@ -86,35 +93,39 @@ class VirtualLoop(asyncio.BaseEventLoop):
             sys.set_asyncgen_hooks(*hooks)
 
     def _turn(self) -> None:
-        soon = self._soon
-        if not soon:
-            if not self._later:
+        soon, later = self._soon, self._later
+        if soon:
+            # Work takes a little time, so that whoever waits busily for a timer sees it come.
+            self._now += TURN_S
+        else:
+            while later and later[0][2].cancelled():
+                heapq.heappop(later)
+            if not later:
                 raise StandsStill("nothing is ready and no timer is set")
-            when, _, later = heapq.heappop(self._later)
-            if not later.cancelled():
-                self._now = max(self._now, when)
-                self._run(later)
-            return
+            self._now = max(self._now, later[0][0])
+        while later and later[0][0] <= self._now:
+            soon.append(heapq.heappop(later)[2])
         self._run(soon.popleft())
 
     def _run(self, handle: _Soon | _Later) -> None:
         if handle.cancelled():
             return
         self.turns += 1
-        if self.turns > TURNS_MAX:
-            raise StandsStill(f"{TURNS_MAX:,} callbacks did not end the work; the last was {handle!r}")
+        if self.turns > self.turns_max:
+            self.turns_max += TURNS_MAX
+            raise StandsStill(f"{self.turns:,} callbacks did not end the work; the last was {handle!r}")
         process = handle.process
         if process is None or process.runs:
             handle._run()
         else:
-            process.take(handle, handle.within)
+            process.take(handle)
 
     def _close_generator(self, generator: Any) -> None:
         self.call_soon(self.create_task, generator.aclose())
 
 
 class _Soon(asyncio.Handle):
-    __slots__ = ("process", "within")
+    __slots__ = ("process",)
 
     def __init__(
         self,
@@ -124,12 +135,11 @@ class _Soon(asyncio.Handle):
         context: contextvars.Context,
     ) -> None:
         super().__init__(callback, args, loop, context)
-        self.within = context
         self.process: Process | None = context.get(running_process)
 
 
 class _Later(asyncio.TimerHandle):
-    __slots__ = ("process", "within")
+    __slots__ = ("process",)
 
     def __init__(
         self,
@@ -140,5 +150,4 @@ class _Later(asyncio.TimerHandle):
         context: contextvars.Context,
     ) -> None:
         super().__init__(when, callback, args, loop, context)
-        self.within = context
         self.process: Process | None = context.get(running_process)

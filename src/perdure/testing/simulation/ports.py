@@ -15,6 +15,7 @@ from perdure.lifecycle.ids import TaskId, WorkerId
 from perdure.lifecycle.task import Priority
 from perdure.store.base import EventFeed, TaskStore
 from perdure.store.wakeups import WakeUps
+from perdure.testing.simulation.loop import VirtualLoop
 from perdure.testing.simulation.process import Process
 from perdure.testing.simulation.trace import Trace
 from perdure.testing.simulation.weather import Chance
@@ -25,7 +26,7 @@ from perdure.testing.simulation.witness import Witness
 class StoreServer(Server):
     """The store's machine: the memory store, the witness in front of it, and who listens."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, away: Any, witness: Witness) -> None:
+    def __init__(self, loop: VirtualLoop, away: Any, witness: Witness) -> None:
         super().__init__("store", loop, away)
         self.witness = witness
         self.feeds: set[WakeUps] = set()

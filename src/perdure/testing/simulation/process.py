@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from perdure.testing.simulation.loop import VirtualLoop
 
 T = TypeVar("T")
 
@@ -19,7 +22,7 @@ class Process:
     it, late, as after SIGCONT; a dead one never does, so none of its cleanup runs either, as after SIGKILL.
     """
 
-    def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, name: str, loop: VirtualLoop) -> None:
         self.name = name
         self.dead = False
         self.still = False
@@ -28,7 +31,7 @@ class Process:
         self._loop = loop
         self._context = contextvars.copy_context()
         self._context.run(running_process.set, self)
-        self._backlog: list[tuple[asyncio.Handle, contextvars.Context]] = []
+        self._backlog: list[asyncio.Handle] = []
         self._ended: asyncio.Future[str] = loop.create_future()
 
     @property
@@ -75,16 +78,11 @@ class Process:
             self._ended.cancel()
         self._empty_backlog()
 
-    def take(self, handle: asyncio.Handle, context: contextvars.Context) -> None:
+    def take(self, handle: asyncio.Handle) -> None:
         """Called by the loop with what this process cannot run now."""
-        self._backlog.append((handle, context))
+        self._backlog.append(handle)
 
     def _empty_backlog(self) -> None:
         waiting, self._backlog = self._backlog, []
-        for handle, context in waiting:
-            self._loop.call_soon(_run, handle, context=context)
-
-
-def _run(handle: asyncio.Handle) -> None:
-    if not handle.cancelled():
-        handle._run()
+        for handle in waiting:
+            self._loop.run_soon(handle)

@@ -138,7 +138,9 @@ class Referee:
         thread, known = ref.thread, self.tasks[ref.task_id]
         if thread in self.held:
             other = self.held[thread].lease
-            self.blame(Promise.ONE_HOLDER, f"{lease.worker} claimed {_short(ref)} while {other.worker} holds the thread")
+            self.blame(
+                Promise.ONE_HOLDER, f"{lease.worker} claimed {_short(ref)} while {other.worker} holds the thread"
+            )
         if lease.token <= self._tokens[thread]:
             self.blame(Promise.TOKENS_GROW, f"thread {thread.thread_id}: {lease.token} after {self._tokens[thread]}")
         self._tokens[thread] = max(self._tokens[thread], lease.token)

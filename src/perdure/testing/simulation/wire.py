@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from perdure.errors import DependencyError, PerdureError
+from perdure.testing.simulation.loop import VirtualLoop
 from perdure.testing.simulation.process import Process
 from perdure.testing.simulation.weather import Chance
 
@@ -19,7 +20,7 @@ class Server:
     A restart breaks every connection: calls that are on their way are never run, answers never arrive.
     """
 
-    def __init__(self, name: str, loop: asyncio.AbstractEventLoop, away: type[DependencyError]) -> None:
+    def __init__(self, name: str, loop: VirtualLoop, away: type[DependencyError]) -> None:
         self.process = Process(name, loop)
         self.up = True
         self.away = away

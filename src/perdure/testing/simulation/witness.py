@@ -77,8 +77,9 @@ class Witness:
         tier: str | None = None,
         not_before_ms: int | None = None,
         error: TaskError | None = None,
+        cut: bool = False,
     ) -> Doorbell:
-        bell = await self.store.give_back(lease, reason, tier=tier, not_before_ms=not_before_ms, error=error)
+        bell = await self.store.give_back(lease, reason, tier=tier, not_before_ms=not_before_ms, error=error, cut=cut)
         self._referee.gave_back(lease)
         return bell
 
@@ -110,8 +111,8 @@ class Witness:
         self._referee.requeued(ref)
         return bell
 
-    async def abandon(self, thread: ThreadRef, worker: WorkerId) -> Doorbell | None:
-        bell = await self.store.abandon(thread, worker)
+    async def abandon(self, thread: ThreadRef, worker: WorkerId, *, charge: bool = True) -> Doorbell | None:
+        bell = await self.store.abandon(thread, worker, charge=charge)
         held = self._referee.held.get(thread)
         task = None
         if held is not None:
