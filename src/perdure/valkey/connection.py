@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -216,6 +217,8 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not derive from asyncio's.
+        if self._address.path is None:
+            _expect_signs_of_life(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
@@ -251,6 +254,20 @@ class Connection(asyncio.Protocol):
 
 
 _NOT_YET: Final = object()
+_SIGNS_OF_LIFE: Final = (("TCP_KEEPIDLE", 10), ("TCP_KEEPALIVE", 10), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
+
+
+def _expect_signs_of_life(sock: socket.socket) -> None:
+    """Have the kernel ask a peer that is silent, and break the connection after about 20 s without an answer.
+
+    A blocking read and a subscription wait for as long as nothing happens, so they cannot tell by themselves a quiet
+    server from a machine that is gone.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _SIGNS_OF_LIFE:
+        option = getattr(socket, name, None)  # Each system has its own selection of them.
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class Client:

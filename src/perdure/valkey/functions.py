@@ -20,7 +20,8 @@ class FunctionLibrary:
     def __init__(self, title: str, verbs: dict[str, str], shared: str = "") -> None:
         prelude = _transitions_in_lua() + (files("perdure.valkey") / "prelude.lua").read_text() + shared
         bodies = "".join(
-            f"\ndo\nlocal function verb(KEYS, ARGV)\n{text}\nend\nredis.register_function('@NAME@_{verb}', verb)\nend\n"
+            f"\ndo\nlocal function verb(KEYS, ARGV)\n{text}\nend\nredis.register_function{{ "
+            f"function_name = '@NAME@_{verb}', callback = verb, flags = {{ {_flags(text)} }} }}\nend\n"
             for verb, text in sorted(verbs.items())
         )
         digest = hashlib.sha256((prelude + bodies).encode()).hexdigest()[:10]

@@ -83,6 +83,7 @@ class Executor:
         why: list[str] = []
 
         def stop(reason: str) -> None:
+            self._keeper.heard(claim.lease)
             why.append(reason)
             work.cancel(reason)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -26,7 +27,15 @@ HEARTBEAT_EVERY_S: Final = 2.0
 HEARTBEAT_TTL_MS: Final = 8_000
 GOODBYE_S: Final = 2.0
 
+HUNG_AFTER_S: Final = 30.0
+EXIT_HUNG: Final = 70
+
 OnLost = Callable[[str], None]
+
+
+def _end_process() -> None:
+    logging.shutdown()
+    os._exit(EXIT_HUNG)
 
 
 class LeaseKeeper:
@@ -41,12 +50,15 @@ class LeaseKeeper:
         clock: Clock,
         ttl_ms: int,
         describe: Callable[[], WorkerInfo],
+        end_process: Callable[[], None] = _end_process,
     ) -> None:
         self._open_store = open_store
         self._clock = clock
         self._ttl_ms = ttl_ms
         self._describe = describe
+        self._end_process = end_process
         self._held: dict[str, tuple[Lease, OnLost, float]] = {}
+        self._unheard: dict[str, float] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -80,6 +92,12 @@ class LeaseKeeper:
         """Renew it no more. Safe to repeat."""
         with self._lock:
             self._held.pop(lease.fence + lease.thread_id, None)
+            self._unheard.pop(lease.fence + lease.thread_id, None)
+
+    def heard(self, lease: Lease) -> None:
+        """The holder's event loop has heard that the lease is lost. If it never does, the process is ended."""
+        with self._lock:
+            self._unheard.pop(lease.fence + lease.thread_id, None)
 
     def nudge(self) -> None:
         """Renew and send the heartbeat now."""
@@ -95,7 +113,7 @@ class LeaseKeeper:
         self.nudge()
 
     async def keep(self, store: TaskStore) -> None:
-        """Renew what is held and send the heartbeat until `leave`. Needs no thread of its own, but a loop that lives."""
+        """Renew what is held and send the heartbeat until `leave`. Needs a loop that lives, not a thread of its own."""
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._started.set()
@@ -105,6 +123,7 @@ class LeaseKeeper:
             nudged = self._wake.is_set()
             self._wake.clear()
             await self._renew(store)
+            self._give_up_on_a_hung_loop()
             if nudged or self._clock.monotonic() - beat_at >= HEARTBEAT_EVERY_S:
                 beat_at = self._clock.monotonic()
                 await self._beat(store)
@@ -162,8 +181,19 @@ class LeaseKeeper:
                     self._held[key] = (lease, on_lost, asked_at)
                 else:
                     del self._held[key]
+                    self._unheard[key] = asked_at
             if not ok:
                 on_lost("superseded")
+
+    def _give_up_on_a_hung_loop(self) -> None:
+        """A node that never lets go of the event loop cannot be stopped, and keeps everything else here from going
+        on while this thread keeps its leases alive. So the process ends, and its supervisor starts another."""
+        now = self._clock.monotonic()
+        with self._lock:
+            hung = [key for key, at in self._unheard.items() if now - at > HUNG_AFTER_S]
+        if hung:
+            log.critical("a task that was stopped %.0f s ago still blocks this process, which ends now", HUNG_AFTER_S)
+            self._end_process()
 
     def _patience_s(self) -> float:
         """How long the next wait may take: no holder may be found overdue later than its time."""

@@ -32,7 +32,9 @@ def named(found: Sequence[Finding], name: str) -> Finding:
 
 async def test_the_embedded_server_passes_every_check(client: Client) -> None:
     found = await findings(client)
-    assert {finding.name for finding in found} == {"version", "persistence", "eviction", "role", "disk", "functions"}
+    assert {finding.name for finding in found} == {
+        *("version", "persistence", "eviction", "role", "disk", "functions", "channels")
+    }
     assert all(finding.ok and not finding.fatal for finding in found)
     assert await durability_of(client) == "fsync"
     await require_suitable(await ValkeyStore.open(client, SystemClock()), unsafe=False)

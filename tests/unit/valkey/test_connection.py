@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -318,3 +320,20 @@ async def test_a_network_that_drops_everything_for_a_while_is_a_store_that_is_aw
         network.refusing = False
         assert await client.call("GET", "kept") == b"yes"
         assert network.connections == 1
+
+
+async def test_the_kernel_asks_after_a_server_that_a_blocking_read_or_a_subscription_waits_for() -> None:
+    """They wait for ever by nature, so only the kernel can notice that the other machine is gone."""
+    async with scripted(HELLO) as url:
+        connection = await Connection.open(module.Address.parse(url))
+        assert connection._transport is not None
+        sock = connection._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if sys.platform == "linux":
+            idle, every, times = (
+                sock.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            )
+            assert idle + every * times <= 20
+        connection.close()
+        await connection.closed

@@ -15,7 +15,7 @@ from perdure.lifecycle.ids import WorkerId
 from perdure.lifecycle.lease import Lease
 from perdure.store.base import TaskStore, WorkerInfo
 from perdure.store.memory import MemoryStore
-from perdure.testing.samples import make_spec, ref_of
+from perdure.testing.samples import FakeClock, make_spec, ref_of
 from perdure.worker.lease_keeper import LeaseKeeper
 
 pytestmark = pytest.mark.anyio
@@ -183,3 +183,29 @@ async def test_a_keeper_that_cannot_reach_the_store_says_so_instead_of_hanging()
     keeper = LeaseKeeper(away, SystemClock(), 1_000, describe)
     with pytest.raises(StoreUnavailable):
         keeper.__enter__()
+
+
+async def test_a_process_whose_loop_never_hears_of_a_lost_lease_is_ended() -> None:
+    """A node that blocks the loop for ever must not keep the other leases of its process alive for ever."""
+    clock, store = FakeClock(), MemoryStore(SystemClock())
+    spec = make_spec()
+    await store.create(spec)
+    claim = await store.claim(ref_of(spec), WorkerId("w"), 60_000)
+    assert claim is not None
+    ended: list[bool] = []
+    told: list[str] = []
+    info = WorkerInfo(WorkerId("w"), "host", 1, "cpu", 1, False, "ready", [], [], 0)
+    keeper = LeaseKeeper(lambda: contextlib.nullcontext(store), clock, 60_000, lambda: info, lambda: ended.append(True))
+    keeper.hold(claim.lease, told.append)
+    await store.cancel(ref_of(spec))
+    keeping = asyncio.create_task(keeper.keep(store))
+    async with asyncio.timeout(10):
+        while not told:  # noqa: ASYNC110 - the keeper is stepped by hand
+            await asyncio.sleep(0)
+        assert not ended
+        while not ended:
+            clock.advance(10_000)
+            keeper.nudge()
+            await asyncio.sleep(0)
+    keeper.leave()
+    await keeping

@@ -163,7 +163,7 @@ async def test_a_dead_child_leaves_the_fleet() -> None:
 
 async def test_a_store_that_is_away_does_not_keep_a_child_from_starting_again() -> None:
     class Away(MemoryStore):
-        async def abandon(self, thread: ThreadRef, worker: WorkerId) -> Doorbell | None:
+        async def abandon(self, thread: ThreadRef, worker: WorkerId, *, charge: bool = True) -> Doorbell | None:
             raise StoreUnavailable("the store was told to be away")
 
         async def forget_worker(self, worker: WorkerId) -> None:

@@ -190,7 +190,6 @@ def _graph() -> StateGraph[State]:
         builder.add_node(f"n{step}", _node(step))
     builder.add_edge(START, "n0")
     for step in range(STEPS_MAX):
-
         # Async, as LangGraph would run it in a thread otherwise.
         async def onward(state: State, step: int = step) -> str:
             return f"n{step + 1}" if step + 1 < len(state["script"]["steps"]) else END

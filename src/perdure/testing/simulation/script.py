@@ -60,4 +60,7 @@ class Script(msgspec.Struct, frozen=True):
 
 
 class _Input(msgspec.Struct):
+    """The state that a task begins with: another task of the thread may have left its own `done`."""
+
     script: Script
+    done: int = 0

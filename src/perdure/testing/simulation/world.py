@@ -189,6 +189,10 @@ class World:
             await asyncio.sleep(0.5)
 
     def _rests(self, known: Known) -> bool:
+        if known.status is Status.QUEUED:
+            # Behind a task that waits for an answer for ever, others of its thread wait as long.
+            owner = run_now(self.witness.store.thread(known.ref.thread)).owner
+            known = self.referee.tasks[owner] if owner is not None else known
         waits = known.status is Status.INTERRUPTED and not self.clients.will_answer(known)
         return known.status in TERMINAL or waits
 
