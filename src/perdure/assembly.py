@@ -13,8 +13,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, cast
 
@@ -53,6 +54,7 @@ OnReady = Callable[[str], None]
 CHECKPOINT_PATIENCE_S: Final = 300.0
 """How long a step waits for a store that is away. The lease keeper stops the task earlier if its lease runs out."""
 THREADS_PER_SLOT: Final = 8
+RESTART_S: Final = 1.0
 
 
 class Connected(msgspec.Struct, frozen=True):
@@ -117,7 +119,7 @@ async def run_dev(settings: Settings, on_ready: OnReady, stop: asyncio.Event) ->
             async with asyncio.TaskGroup() as group:
                 telling = group.create_task(tell_ready())
                 running = [
-                    group.create_task(run_worker(settings, workers_ready.set, stop)),
+                    group.create_task(run_worker(settings, workers_ready.set, stop, every_tier=True)),
                     group.create_task(_serve(settings, listener, address.set_result, stop)),
                 ]
                 await asyncio.wait(running)
@@ -172,6 +174,10 @@ async def _preload(registry: GraphRegistry) -> None:
             log.warning("graph %s cannot be loaded here: %s", name, error)
 
 
+def _graph_tiers(settings: Settings) -> dict[str, str]:
+    return {name: graph["tier"] for name, graph in settings.graphs.items() if "tier" in graph}
+
+
 def _gateway_settings(settings: Settings) -> GatewaySettings:
     return GatewaySettings(
         keys=parse_api_keys(settings.api_keys) if settings.api_keys else (),
@@ -179,17 +185,22 @@ def _gateway_settings(settings: Settings) -> GatewaySettings:
         hosts=tuple(settings.hosts),
         origins=tuple(settings.origins),
         chaos=settings.chaos,
-        graph_tiers={name: graph["tier"] for name, graph in settings.graphs.items() if "tier" in graph},
+        graph_tiers=_graph_tiers(settings),
     )
 
 
-async def run_worker(settings: Settings, on_ready: Callable[[], None], stop: asyncio.Event) -> None:
-    """A supervisor with its worker processes, and a rescuer beside it."""
+async def run_worker(
+    settings: Settings, on_ready: Callable[[], None], stop: asyncio.Event, *, every_tier: bool = False
+) -> None:
+    """A supervisor with its worker processes, and a rescuer beside it.
+
+    With `every_tier` they serve, besides `settings.tier`, all tiers that the graphs name, each with slots of its own.
+    """
     clock = SystemClock()
 
     def settings_of(index: int) -> Callable[[WorkerId], bytes]:
         standby = index >= settings.working
-        return lambda worker_id: msgspec.json.encode(ChildSettings(settings, worker_id, standby))
+        return lambda worker_id: msgspec.json.encode(ChildSettings(settings, worker_id, standby, every_tier))
 
     async with connect(settings, clock) as ports:
         await require_suitable(ports.store, unsafe=settings.unsafe_store)
@@ -206,7 +217,7 @@ async def run_worker(settings: Settings, on_ready: Callable[[], None], stop: asy
         if settings.health_port is not None:
             helpers.append(asyncio.create_task(_serve_health(settings, settings.health_port, supervisor, stop)))
         if settings.rescuer:
-            helpers.append(asyncio.create_task(Rescuer(ports.store, ports.broker).run()))
+            helpers.append(asyncio.create_task(_for_ever("rescuer", Rescuer(ports.store, ports.broker).run)))
         try:
             await supervisor.run(stop)
         finally:
@@ -226,6 +237,16 @@ async def _serve_health(settings: Settings, port: int, supervisor: Supervisor, s
             await asyncio.Event().wait()
 
 
+async def _for_ever(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """A fault of ours in the background must be told, and must not end what all tasks lean on."""
+    while True:
+        try:
+            await run()
+        except Exception:
+            log.exception("the %s failed and is started again", name)
+        await asyncio.sleep(RESTART_S)
+
+
 async def _tell_ready(supervisor: Supervisor, on_ready: Callable[[], None]) -> None:
     await supervisor.wait_ready()
     on_ready()
@@ -237,6 +258,7 @@ class ChildSettings(msgspec.Struct, frozen=True):
     settings: Settings
     worker_id: WorkerId
     standby: bool
+    every_tier: bool
 
 
 async def run_worker_child(child: ChildSettings, report: ReportWriter, alone: asyncio.Event) -> None:
@@ -244,10 +266,13 @@ async def run_worker_child(child: ChildSettings, report: ReportWriter, alone: as
     settings, clock, loop = child.settings, SystemClock(), asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(settings.slots * THREADS_PER_SLOT, thread_name_prefix="node"))
     registry = GraphRegistry.from_file(Path(settings.config))
-    await registry.load_all()
+    loaded = await registry.load_all()
+    tiers = {settings.tier}
+    if child.every_tier:
+        tiers |= {graph.tier for graph in loaded if graph.tier} | set(_graph_tiers(settings).values())
     classes = (Priority.RECOVERY,) if child.standby else tuple(Priority)
     started_ms = clock.now_ms()
-    state = "ready"
+    services: list[WorkerService] = []
 
     def describe() -> WorkerInfo:
         return WorkerInfo(
@@ -257,7 +282,7 @@ async def run_worker_child(child: ChildSettings, report: ReportWriter, alone: as
             tier=settings.tier,
             slots=settings.slots,
             standby=child.standby,
-            state="draining" if service.draining else state,
+            state="draining" if any(service.draining for service in services) else "ready",
             held=executor.held,
             graphs=registry.names,
             started_ms=started_ms,
@@ -279,31 +304,42 @@ async def run_worker_child(child: ChildSettings, report: ReportWriter, alone: as
         runner = GraphRunner(registry, ports.store, savers, long_term, clock)
         keeper = LeaseKeeper(open_store, clock, settings.lease_ttl_ms, describe)
         executor = Executor(runner, ports.store, ports.broker, keeper, clock)
-        service = WorkerService(
-            worker_id=child.worker_id,
-            tier=settings.tier,
-            slots=settings.slots,
-            classes=classes,
-            store=ports.store,
-            broker=ports.broker,
-            executor=executor,
-            clock=clock,
-            lease_ttl_ms=settings.lease_ttl_ms,
-            drain_timeout_s=settings.drain_timeout_s,
-            report=report.held,
-            report_turn=report.in_turn,
+        services.extend(
+            WorkerService(
+                worker_id=child.worker_id,
+                tier=tier,
+                slots=settings.slots,
+                classes=classes,
+                store=ports.store,
+                broker=ports.broker,
+                executor=executor,
+                clock=clock,
+                lease_ttl_ms=settings.lease_ttl_ms,
+                drain_timeout_s=settings.drain_timeout_s,
+                report=report.held,
+                report_turn=report.in_turn,
+            )
+            for tier in sorted(tiers)
         )
-        loop.add_signal_handler(signal.SIGTERM, service.drain)
-        leaving = asyncio.create_task(_drain_when(alone, service))
+        drain = partial(_drain, services)
+        loop.add_signal_handler(signal.SIGTERM, drain)
+        leaving = asyncio.create_task(_call_when(alone, drain))
         with keeper:
             report.ready()
-            await service.run()
+            async with asyncio.TaskGroup() as group:
+                for service in services:
+                    group.create_task(service.run())
         leaving.cancel()
 
 
-async def _drain_when(alone: asyncio.Event, service: WorkerService) -> None:
-    await alone.wait()
-    service.drain()
+def _drain(services: Sequence[WorkerService]) -> None:
+    for service in services:
+        service.drain()
+
+
+async def _call_when(event: asyncio.Event, call: Callable[[], None]) -> None:
+    await event.wait()
+    call()
 
 
 def worker_child() -> None:

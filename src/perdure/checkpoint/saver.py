@@ -26,6 +26,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import ERROR
 
 from perdure.checkpoint.background import Background
 from perdure.checkpoint.codec import (
@@ -56,6 +57,8 @@ HISTORY_PAGE: Final = 200
 """How many ancestors one walk for delta channels looks at before it lets others use the server."""
 COPY_BATCH: Final = 64
 INDEXED_MAX: Final = 4096
+# The mark by which LangGraph finds the handler of a failed node again.
+_ERROR_SOURCE: Final = "__error_source_node__"
 _TURNS_OF_A_SUBGRAPH: Final = 8
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_.:@-]+")
 _CONTROL: Final = re.compile(r"[\x00-\x1f]")
@@ -242,12 +245,7 @@ class ValkeySaver(BaseCheckpointSaver[str]):
     ) -> RunnableConfig:
         """Store a checkpoint. Returns when it and all writes sent before it against its parent are stored."""
         if self._before_put is not None:
-            if self._place(config).namespace:
-                # What a subgraph streams travels through its parent's queue, one hop a turn of the event loop. It
-                # must be in the log before the checkpoint that says that it was done.
-                for _ in range(_TURNS_OF_A_SUBGRAPH):
-                    await asyncio.sleep(0)
-            await self._before_put()
+            await self._say_first(self._before_put, hops=bool(self._place(config).namespace))
         return await self._put(self._session, config, checkpoint, metadata, new_versions)
 
     def put(
@@ -265,7 +263,19 @@ class ValkeySaver(BaseCheckpointSaver[str]):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Store what a task wrote. A write that is there already is kept, except errors, interrupts and the like."""
+        if self._before_put is not None:
+            # With these writes the node counts as done: whoever goes on from here does not run it again, so what it
+            # said and made must be in the store before.
+            await self._say_first(self._before_put, hops=True)
         await self._put_writes(self._session, config, writes, task_id, task_path)
+
+    @staticmethod
+    async def _say_first(before_put: Callable[[], Awaitable[None]], *, hops: bool) -> None:
+        if hops:
+            # What a node streams travels through its parents' queues, one hop a turn of the event loop.
+            for _ in range(_TURNS_OF_A_SUBGRAPH):
+                await asyncio.sleep(0)
+        await before_put()
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
@@ -526,6 +536,7 @@ class ValkeySaver(BaseCheckpointSaver[str]):
         namespace, checkpoint_id = place.namespace or "", place.checkpoint_id
         if checkpoint_id is None:
             raise InvalidRequest(("/configurable/checkpoint_id", "writes belong to a checkpoint: name its id"))
+        writes = worth_keeping(writes)
         if not writes:
             return
         args: list[Arg] = []
@@ -685,6 +696,17 @@ class ValkeySaver(BaseCheckpointSaver[str]):
                     raise
             await asyncio.sleep(delay)
             delay = min(delay * 2, 1.0)
+
+
+def worth_keeping(writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
+    """What of a task's writes may be stored: of one that failed or was cancelled, only that.
+
+    LangGraph hands its part of an output over as well, and, when it goes on, takes any output for that of a finished
+    node: a node that was cut off between its writes and its edges would never run again, and the graph would end there.
+    """
+    if any(channel == ERROR for channel, _ in writes):
+        return [write for write in writes if write[0] in WRITES_IDX_MAP or write[0] == _ERROR_SOURCE]
+    return writes
 
 
 def _config(thread: ThreadRef, namespace: str, checkpoint_id: str) -> RunnableConfig:

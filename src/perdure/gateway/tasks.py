@@ -285,8 +285,9 @@ class TaskDesk:
                 replayed, meant = True, msgspec.json.decode(kept, type=_Asked).interrupts
                 if not set(meant) & set(pending):
                     return answer(task_view(task, whole=True), 202, REPLAYED)
-                if responses is None and len(meant) == 1:
-                    responses = {meant[0]: asked.value}
+            if responses is None and len(meant) == 1:
+                # By its id, so that this try, should it reach the store late, does not answer the next question.
+                responses = {meant[0]: asked.value}
         value = asked.value if responses is None else msgspec.UNSET
         bell = await store.resume(ref, value=value, responses=responses, update=update, goto=goto)
         if bell is not None:

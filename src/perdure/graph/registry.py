@@ -24,12 +24,16 @@ import msgspec
 import orjson
 from dotenv import dotenv_values
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
 
-from perdure.errors import ConfigurationError, GraphError, NotFound
+from perdure.checkpoint.strict import StoredTypes, bind_types
+from perdure.errors import ConfigurationError, GraphError, InvalidRequest, NotFound
 from perdure.graph.failure import author_traceback
+from perdure.graph.state_types import state_types
+from perdure.lifecycle.ids import check_id
 
 AnyGraph: TypeAlias = "Pregel[Any, Any, Any, Any]"
 
@@ -51,7 +55,8 @@ class GraphSpec(msgspec.Struct, frozen=True):
 class LoadedGraph:
     """A graph that is ready to run. `graph` is the author's own object, or what a factory gave: never change it.
 
-    `version` changes when the author's source or LangGraph's version does.
+    `version` changes when the author's source or LangGraph's version does. `types` are the author's classes that its
+    checkpoints may hold.
     """
 
     name: str
@@ -59,7 +64,15 @@ class LoadedGraph:
     tier: str | None
     version: str
     description: str | None
+    types: StoredTypes = frozenset()
     _factory: _Factory | None = None
+
+    def bind(self, saver: BaseCheckpointSaver[Any], graph: AnyGraph | None = None) -> BaseCheckpointSaver[Any]:
+        """The saver for this graph's checkpoints: it reads the author's classes back as what they were, and raises
+        UndeclaredType on writing one that it could not read back. `graph` is what `opened` gave, if it may differ."""
+        if self.types is True or graph is None or graph is self.graph:
+            return bind_types(saver, self.types)
+        return bind_types(saver, self.types | state_types(graph))
 
     @contextlib.asynccontextmanager
     async def opened(
@@ -88,9 +101,18 @@ class LoadedGraph:
 class GraphRegistry:
     """The graphs of one deployment, each imported at most once."""
 
-    def __init__(self, specs: Sequence[GraphSpec], *, base: Path, store_index: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        specs: Sequence[GraphSpec],
+        *,
+        base: Path,
+        store_index: Mapping[str, Any] | None = None,
+        types: StoredTypes = frozenset(),
+    ) -> None:
         self._specs = {spec.name: spec for spec in specs}
         self._base = base
+        self._types = types
+        self._broken: dict[str, GraphError] = {}
         self._loaded: dict[str, LoadedGraph] = {}
         # One import at a time: authors' modules import one another, and Python's import locks can deadlock.
         self._importing = asyncio.Lock()
@@ -112,7 +134,7 @@ class GraphRegistry:
             os.environ.setdefault(key, value)
         store = settings.get("store")
         index = store.get("index") if isinstance(store, dict) else None
-        return cls(_graph_specs(settings, path), base=base, store_index=index)
+        return cls(_graph_specs(settings, path), base=base, store_index=index, types=_stored_types(settings, path))
 
     @classmethod
     def of(cls, graphs: Mapping[str, AnyGraph | StateGraph[Any, Any, Any, Any]]) -> GraphRegistry:
@@ -120,8 +142,8 @@ class GraphRegistry:
         registry = cls([GraphSpec(name, "memory", name) for name in graphs], base=Path())
         for name, made in graphs.items():
             graph = _compiled(made, f"graph {name!r}")
-            tier = _perdure(graph.config).get("tier")
-            registry._loaded[name] = LoadedGraph(name, graph, tier, version="", description=None)
+            tier = _tier(graph, f"graph {name!r}")
+            registry._loaded[name] = LoadedGraph(name, graph, tier, "", None, state_types(graph))
         return registry
 
     @property
@@ -140,12 +162,26 @@ class GraphRegistry:
             raise NotFound(f"no graph is named {name!r}; served are: {', '.join(self._specs) or 'none'}")
         async with self._importing:
             if name not in self._loaded:
-                self._loaded[name] = await self._load(spec)
+                try:
+                    self._loaded[name] = await self._load(spec)
+                except GraphError as error:
+                    self._broken[name] = error
+                    raise
+                self._broken.pop(name, None)
         return self._loaded[name]
 
     async def load_all(self) -> Sequence[LoadedGraph]:
-        """Load every graph. Raises GraphError for the first that cannot be loaded."""
-        return [await self.load(name) for name in self._specs]
+        """Load every graph that can be loaded; `broken` tells of the others."""
+        loaded = []
+        for name in self._specs:
+            with contextlib.suppress(GraphError):
+                loaded.append(await self.load(name))
+        return loaded
+
+    @property
+    def broken(self) -> Mapping[str, GraphError]:
+        """The graphs whose last load failed, each with its error. They are not given up: the next `load` tries anew."""
+        return dict(self._broken)
 
     async def _load(self, spec: GraphSpec) -> LoadedGraph:
         where = f"graph {spec.name!r} ({spec.source}:{spec.attribute})"
@@ -177,9 +213,10 @@ class GraphRegistry:
         return LoadedGraph(
             name=spec.name,
             graph=graph,
-            tier=_perdure(graph.config).get("tier"),
+            tier=_tier(graph, where),
             version=await asyncio.to_thread(_version, module),
             description=spec.description,
+            types=True if self._types is True else self._types | state_types(graph, [module]),
             _factory=factory if factory is not None and factory.per_task else None,
         )
 
@@ -329,6 +366,23 @@ def _environment(settings: Mapping[str, Any], base: Path, path: Path) -> dict[st
     return {key: value for key, value in dotenv_values(stream=io.StringIO(text)).items() if value is not None}
 
 
+def _stored_types(settings: Mapping[str, Any], path: Path) -> StoredTypes:
+    """The classes that LangGraph's own setting lets checkpoints hold beside those that the graphs declare."""
+    checkpointer = settings.get("checkpointer")
+    serde = checkpointer.get("serde") if isinstance(checkpointer, dict) else None
+    allowed = serde.get("allowed_msgpack_modules") if isinstance(serde, dict) else None
+    if allowed is None or allowed is True:
+        return allowed or frozenset()
+    if not isinstance(allowed, list) or not all(
+        isinstance(entry, list) and len(entry) > 1 and all(isinstance(part, str) for part in entry) for entry in allowed
+    ):
+        raise ConfigurationError(
+            f"{path}: checkpointer.serde.allowed_msgpack_modules must be true or a list of "
+            f'["package.module", "Class"], not {allowed!r}'
+        )
+    return frozenset((".".join(entry[:-1]), entry[-1]) for entry in allowed)
+
+
 # --- the author's modules
 
 
@@ -402,6 +456,27 @@ def _perdure(holder: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The author's `{"perdure": {…}}` in a config's or a node's metadata."""
     about = ((holder or {}).get("metadata") or {}).get("perdure")
     return about if isinstance(about, Mapping) else {}
+
+
+def _tier(graph: AnyGraph, where: str) -> str | None:
+    """The graph's own tier. Raises GraphError if it, or that of a node of the graph or of a subgraph, is not an id."""
+    named = [("the graph", _perdure(graph.config).get("tier"))]
+    for path, inner in [("", graph), *graph.get_subgraphs(recurse=True)]:
+        for name, node in inner.nodes.items() if isinstance(inner, Pregel) else ():
+            place = f"{path}|{name}".strip("|").replace("|", "/")
+            named.append((f"node {place!r}", _perdure({"metadata": node.metadata}).get("tier")))
+    for who, tier in named:
+        if tier is None:
+            continue
+        try:
+            check_id(tier if isinstance(tier, str) else repr(tier), "")
+        except InvalidRequest:
+            raise GraphError(
+                f"{where}: {who} has the tier {tier!r} in its metadata; a tier is 1 to 128 characters out of "
+                "A-Z a-z 0-9 _ . : @ -, the first a letter or a digit"
+            ) from None
+    own = named[0][1]
+    return own if isinstance(own, str) else None
 
 
 def _shape(graph: AnyGraph) -> dict[str, Any]:

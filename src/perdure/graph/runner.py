@@ -19,6 +19,7 @@ from langgraph.runtime import RunControl
 from langgraph.store.base import BaseStore
 from langgraph.types import StateSnapshot
 
+from perdure.checkpoint.strict import UndeclaredType
 from perdure.clock import Clock
 from perdure.errors import DependencyError, GraphError, LeaseLost, NotFound
 from perdure.graph import plain
@@ -115,6 +116,7 @@ class _Run:
             config = self._config()
             context = _json(self._task.spec.context)
             async with loaded.opened(config, self._long_term, context) as graph:
+                self._saver = loaded.bind(self._saver, graph)
                 own: dict[str, Any] = {"checkpointer": self._saver}
                 if self._long_term is not None:
                     own["store"] = self._long_term
@@ -248,13 +250,13 @@ class _Run:
             return TaskError(type(error).__name__, str(error)), Reason.GRAPH_ERROR
         if isinstance(error, InvalidUpdateError) and (match := _AT_KEY.match(str(error))):
             nodes = sorted({node for node, written in self._writes if match.group(1) in written})
-        elif node_of(error) is None or "serializable" in str(error):
+        elif node_of(error) is None or isinstance(error, UndeclaredType) or "serializable" in str(error):
             # No node raised it, or a subgraph's checkpoint did: it may be what a node returned.
             culprit = self._unserializable()
             if culprit is not None:
                 node, key, why = culprit
                 where = f"key {key!r} of node {node!r}" if key else f"what node {node!r} returned"
-                message = f"{where} cannot be stored in a checkpoint: {why}; keep plain data in the state"
+                message = f"{where} cannot be stored in a checkpoint: {why}"
                 return TaskError("Unserializable", message, node=node), Reason.UNSERIALIZABLE
         return task_error(error, nodes=nodes), Reason.GRAPH_ERROR
 
@@ -264,8 +266,10 @@ class _Run:
             for key, value in written.items():
                 try:
                     self._saver.serde.dumps_typed(value)
+                except UndeclaredType as error:
+                    return node, key, str(error)
                 except Exception as error:  # noqa: BLE001 - serializers raise what they like; any of it is the answer
-                    return node, key, f"{type(value).__qualname__} ({error})"
+                    return node, key, f"{type(value).__qualname__} ({error}); keep plain data in the state"
         return None
 
     # --- before and beside the graph

@@ -170,6 +170,55 @@ class StoreConformance:
         assert task.error is not None
         assert "worker-b" in task.error.message
 
+    async def test_a_loss_among_others_is_a_suspicion_and_costs_no_attempt(self, store: TaskStore) -> None:
+        spec = make_spec(max_attempts=2)
+        await store.create(spec)
+        for suspicions in (1, 2, 3):
+            await claimed(store, spec, A)
+            bell = await store.abandon(ref_of(spec).thread, A, charge=False)
+            assert bell == Doorbell(ref_of(spec), "cpu", Priority.RECOVERY)
+            task = await store.get(ref_of(spec))
+            assert (task.losses, task.suspicions) == (0, suspicions)
+        assert (await claimed(store, spec, B)).lost_worker == A
+
+    async def test_a_task_that_may_run_only_once_is_charged_whatever_ran_beside_it(self, store: TaskStore) -> None:
+        spec = make_spec(max_attempts=1)
+        await store.create(spec)
+        await claimed(store, spec, A)
+        assert await store.abandon(ref_of(spec).thread, A, charge=False) is None
+        assert (await store.get(ref_of(spec))).status is Status.DEAD
+
+    async def test_giving_back_in_the_middle_of_a_step_tells_what_is_superseded(self, store: TaskStore) -> None:
+        claim = await running(store)
+        last = await store.append(claim.lease, [make_event(claim.task.task_id, "half a thought")])
+        await store.give_back(claim.lease, "drain", cut=True)
+        again = await claimed(store, claim.task.spec, B)
+        assert (again.lost_worker, again.task.losses) == (A, 0)
+        assert again.superseded is not None
+        assert again.superseded[0] <= last <= again.superseded[1]
+
+    async def test_a_long_queue_is_displaced_whole(self, store: TaskStore) -> None:
+        first = make_spec()
+        specs = [first, *(make_spec(thread_id=first.thread_id) for _ in range(4_500))]
+        for start in range(0, len(specs), 500):
+            await asyncio.gather(*(store.create(spec) for spec in specs[start : start + 500]))
+        newest = make_spec(thread_id=first.thread_id, multitask=Multitask.INTERRUPT)
+        created = await store.create(newest)
+        assert len(created.displaced) == len(specs)
+        record = await store.thread(ref_of(first).thread)
+        assert (record.owner, list(record.waiting)) == (newest.task_id, [])
+
+    async def test_posts_to_a_thread_do_not_put_off_the_rescue_of_its_owner(self, store: TaskStore) -> None:
+        spec = make_spec()
+        await store.create(spec)
+        await claimed(store, spec, A, ttl_ms=500)
+        for _ in range(3):
+            await store.create(make_spec(thread_id=spec.thread_id))
+        async with asyncio.timeout(4):
+            while await rescued(store, spec) is None:
+                pass
+        assert (await store.get(ref_of(spec))).status is Status.QUEUED
+
     async def test_an_expired_lease_is_taken_away_by_the_rescuer(self, store: TaskStore) -> None:
         spec = make_spec()
         await store.create(spec)

@@ -71,11 +71,13 @@ class Executor:
         for running in list(self._running.values()):
             running.stop(why)
 
-    async def execute(self, claim: Claim, in_turn: Callable[[], None] = lambda: None) -> None:
+    async def execute(
+        self, claim: Claim, in_turn: Callable[[], None] = lambda: None, claimed_at: float | None = None
+    ) -> None:
         """Run until the task ends, pauses, is handed back or lost. Never raises for what the graph does.
 
         A task that is suspected of having killed workers waits until no other suspect runs here; `in_turn` is called
-        when it begins.
+        when it begins. `claimed_at` is the clock's time at which the claim was asked for.
         """
         loop = asyncio.get_running_loop()
         control = RunControl()
@@ -91,7 +93,7 @@ class Executor:
             with contextlib.suppress(RuntimeError):  # The loop has ended, and the work with it.
                 loop.call_soon_threadsafe(stop, reason)
 
-        self._keeper.hold(claim.lease, on_lost)
+        self._keeper.hold(claim.lease, on_lost, claimed_at)
         self._running[claim.lease.fence] = _Running(claim.task.task_id, control, stop)
         try:
             await asyncio.wait([work])

@@ -83,10 +83,17 @@ class LeaseKeeper:
         if self._thread is not None:
             self._thread.join(timeout=5)
 
-    def hold(self, lease: Lease, on_lost: OnLost) -> None:
-        """Renew `lease` from now on. `on_lost(why)` is called once, from the keeper's thread, if it is lost."""
+    def hold(self, lease: Lease, on_lost: OnLost, claimed_at: float | None = None) -> None:
+        """Renew `lease` from now on. `on_lost(why)` is called once, from the keeper's thread, if it is lost.
+
+        `claimed_at` is when the claim was asked for: the lease may have begun then, however late its answer came.
+        """
+        now = self._clock.monotonic()
+        since = now if claimed_at is None else claimed_at
         with self._lock:
-            self._held[lease.fence + lease.thread_id] = (lease, on_lost, self._clock.monotonic())
+            self._held[lease.fence + lease.thread_id] = (lease, on_lost, since)
+        if now - since > renew_every_s(lease.ttl_ms):
+            self.nudge()  # The next look may come too late for what is left of this lease.
 
     def drop(self, lease: Lease) -> None:
         """Renew it no more. Safe to repeat."""

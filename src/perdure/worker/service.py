@@ -140,6 +140,7 @@ class WorkerService:
         self._report(True, ref.thread)
         try:
             try:
+                claimed_at = self._clock.monotonic()
                 claim = await self._store.claim(ref, self._worker_id, self._lease_ttl_ms)
             except StoreUnavailable as error:
                 log.warning("could not claim %s, its ring goes back: %s", ref.task_id, error)
@@ -154,7 +155,7 @@ class WorkerService:
                 if self._draining.is_set():
                     # Claimed while the drain began; the executor has not seen it yet.
                     asyncio.get_running_loop().call_soon(self._executor.drain)
-                await self._executor.execute(claim, lambda: self._report_turn(ref.thread))
+                await self._executor.execute(claim, lambda: self._report_turn(ref.thread), claimed_at)
         finally:
             self._report(False, ref.thread)
 

@@ -16,6 +16,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.memory import InMemorySaver
 
+from perdure.checkpoint.saver import worth_keeping
 from perdure.errors import StoreUnavailable
 from perdure.lifecycle.doorbell import ThreadRef
 from perdure.lifecycle.ids import TaskId
@@ -26,6 +27,7 @@ from perdure.testing.simulation.witness import Witness
 T = TypeVar("T")
 PATIENCE_S: Final = 30.0
 RETRY_S: Final = 0.2
+TURNS: Final = 8
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -122,7 +124,7 @@ class FencedSaver(InMemorySaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        await self._before_put()
+        await self._say_first()
         at = self._checkpoints
         root = not config["configurable"].get("checkpoint_ns")
         source, step = metadata.get("source"), metadata.get("step", -1)
@@ -144,10 +146,17 @@ class FencedSaver(InMemorySaver):
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        at = self._checkpoints
+        await self._say_first()
+        at, kept = self._checkpoints, worth_keeping(writes)
 
         async def write() -> None:
             at.witness.require(at.lease, "pending writes")
-            InMemorySaver.put_writes(self, config, writes, task_id, task_path)
+            InMemorySaver.put_writes(self, config, kept, task_id, task_path)
 
         await at.patiently("put_writes", write)
+
+    async def _say_first(self) -> None:
+        # What a node streams travels for some turns of the event loop before it is in the log.
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        await self._before_put()
