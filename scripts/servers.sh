@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
 # Looks for the servers that tests need beside the embedded Valkey. In CI a missing one is installed, or is a failure.
 set -euo pipefail
+PATH=$PATH:/usr/sbin
 
-if command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ]; then
-    exit 0
-fi
+missing=()
+command -v nginx >/dev/null 2>&1 || missing+=(nginx-light)
+command -v redis-server >/dev/null 2>&1 || missing+=(redis-server)
+[ ${#missing[@]} -gt 0 ] || exit 0
+
 if [ "${CI:-}" != "true" ]; then
-    echo "servers: nginx is not installed; the test behind a 30 s proxy is skipped (apt-get install nginx-light)" >&2
+    echo "servers: not installed: ${missing[*]}; their tests are skipped (apt-get install ${missing[*]})" >&2
     exit 0
 fi
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light
+    # In run level 1 a package does not start its service.
+    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
     exit 0
 fi
-echo "servers: CI=true needs nginx and it cannot be installed from here; add it to the image" >&2
+echo "servers: CI=true needs ${missing[*]}, which cannot be installed from here; add them to the image" >&2
 exit 1

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from datetime import datetime
 from enum import Enum
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import ormsgpack
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -91,7 +91,7 @@ def bind_types(saver: BaseCheckpointSaver[Any], types: StoredTypes) -> BaseCheck
 
 
 def _is_written_by_name(kind: type) -> bool:
-    """Does LangGraph write the class's name, to make it anew? Exceptions become texts, arrays have a form of their own."""
+    """Does LangGraph write the class's name, to make it anew? Not of exceptions, which become texts."""
     if issubclass(kind, BaseException):
         return False
     return (
@@ -106,7 +106,7 @@ def _inside(value: object) -> Iterable[object] | None:
         return list(value)
     if isinstance(value, Send):
         return [value.arg]
-    if isinstance(value, Interrupt) or isinstance(value, type) or hasattr(value, "model_dump"):
+    if isinstance(value, Interrupt | type) or hasattr(value, "model_dump"):
         # A model is made anew out of its fields, which its own annotations turn into what they were.
         return None
     if dataclasses.is_dataclass(value):

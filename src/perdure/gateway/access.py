@@ -22,11 +22,10 @@ _ALLOWED: Final = b"Authorization, Content-Type, Idempotency-Key, Last-Event-ID,
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Whose things a request may touch, and how. `origin` is the web origin that must be told so, if any."""
+    """Whose things a request may touch, and how."""
 
     tenant: Tenant
     roles: frozenset[Role]
-    origin: bytes | None = None
 
     def require(self, role: Role) -> None:
         """Raise Forbidden if the key lacks `role`."""
@@ -84,11 +83,20 @@ class Access:
         """The caller. Raises NotAuthenticated or Forbidden; `open_to_all` routes need no key."""
         if self._hosts is not None:
             self._check_host(headers.host)
-        foreign = headers.origin is not None and not self._is_own(headers.origin, headers.host)
-        if foreign and headers.origin not in self._origins and b"*" not in self._origins:
+        if (
+            headers.origin is not None
+            and not self._is_own(headers.origin, headers.host)
+            and self.guest(headers) is None
+        ):
             raise Forbidden("pages of this origin may not call; name it in the gateway's origins to let them")
-        caller = self._caller(headers.key, open_to_all)
-        return msgspec.structs.replace(caller, origin=headers.origin) if foreign else caller
+        return self._caller(headers.key, open_to_all)
+
+    def guest(self, headers: Headers) -> bytes | None:
+        """The web origin whose pages may read the answer, a refusal too; None for the gateway's own and all others."""
+        origin = headers.origin
+        if origin is None or self._is_own(origin, headers.host):
+            return None
+        return origin if origin in self._origins or b"*" in self._origins else None
 
     def _check_host(self, host: bytes) -> None:
         assert self._hosts is not None

@@ -6,6 +6,7 @@ import logging
 from typing import Final
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
@@ -24,7 +25,7 @@ from perdure.gateway.access import (
 )
 from perdure.gateway.calls import Call, Operation
 from perdure.gateway.hub import EventHub
-from perdure.gateway.problems import MEDIA_TYPE, problem_of
+from perdure.gateway.problems import MEDIA_TYPE, WrongMethod, problem_of
 from perdure.gateway.services import Graphs, Metrics, Savers, Services
 from perdure.gateway.settings import ApiKey, GatewaySettings, Role, parse_api_keys
 from perdure.gateway.tasks import PATH as TASKS
@@ -98,9 +99,10 @@ class Gateway:
                 self._access.admit(headers, open_to_all=True)
                 await _answer(send, 204, b"", preflight_headers(headers.origin))
                 return
+            guest = self._access.guest(headers)
+            if guest is not None:
+                send.extra = cross_origin_headers(guest)
             caller = self._access.admit(headers, open_to_all=path in _OPEN)
-            if caller.origin is not None:
-                send.extra = cross_origin_headers(caller.origin)
             if path == TASKS and method == "POST":
                 # The busiest call goes past the router, which costs as much as all the rest of it.
                 caller.require(Role.SUBMIT)
@@ -117,6 +119,8 @@ class Gateway:
             if send.started:
                 # The answer has begun and cannot become a problem any more: the server logs this and cuts the line.
                 raise
+            if isinstance(error, HTTPException) and error.status_code == 405:
+                error = WrongMethod(scope["method"], (error.headers or {}).get("Allow", ""))
             problem, told = problem_of(error, self.services.settings.retry_after_s)
             told.append((b"content-type", MEDIA_TYPE))
             await _answer(send, problem.status, _ENCODER.encode(problem), told)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from array import array
 from itertools import accumulate
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import orjson
@@ -22,6 +24,10 @@ T = TypeVar("T")
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+# Digits become `0` and `E` becomes `e`, so that suspicious numbers are found by searching for a few words.
+_SHAPE: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_SUSPICIOUS: Final = (b"0" * 19, b"e000", b"e+000")
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _PLACE: Final = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _FIELD: Final = re.compile(r"(unknown|missing required) field `(.*)`")
 
@@ -76,6 +82,58 @@ def check_json(body: bytes, headers: Headers, settings: GatewaySettings) -> None
             orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise InvalidRequest(("", f"the body is not JSON: {error}")) from None
+    if b"NaN" in body or b"Infinity" in body or _suspicious(body):
+        _check_numbers(body)
+
+
+def escaped(name: str) -> str:
+    """A name as one part of a JSON pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _suspicious(body: bytes) -> bool:
+    """Might a number be too large to be kept? Costs two passes in C; only then are strings told from numbers."""
+    shape = body.translate(_SHAPE)
+    if not any(word in shape for word in _SUSPICIOUS):
+        return False
+    numbers = _STRING.sub(b"", shape)
+    return any(word in numbers for word in _SUSPICIOUS)
+
+
+def _check_numbers(body: bytes) -> None:
+    """Raise for a number that no JSON reader keeps: not finite, or an integer beyond 64 bits."""
+    try:
+        value = json.loads(body, parse_int=_integer)
+    except ValueError:
+        return  # Not JSON at all: whoever decodes it says where.
+    pointer = _odd_number(value, "")
+    if pointer is not None:
+        raise InvalidRequest(
+            (pointer, "this number cannot be kept: send finite numbers and integers of at most 64 bits, others as text")
+        )
+
+
+def _integer(digits: str) -> float:
+    if len(digits) > 20 or not _INT_MIN <= int(digits) <= _INT_MAX:
+        return math.inf
+    return 0
+
+
+def _odd_number(value: Any, pointer: str) -> str | None:
+    """Where the first number lies that is not finite."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else pointer
+    if isinstance(value, dict):
+        parts = ((escaped(key), item) for key, item in value.items())
+    elif isinstance(value, list):
+        parts = ((str(index), item) for index, item in enumerate(value))
+    else:
+        return None
+    for name, item in parts:
+        found = _odd_number(item, f"{pointer}/{name}")
+        if found is not None:
+            return found
+    return None
 
 
 def depth(body: bytes) -> int:
@@ -106,7 +164,7 @@ def _located(message: str, under: str) -> tuple[str, str]:
     field = _FIELD.search(what)
     if field is not None:
         detail = "there is no such field; see /docs" if field[1] == "unknown" else "this field is required"
-        return f"{pointer}/{field[2]}", detail
+        return f"{pointer}/{escaped(field[2])}", detail
     return pointer, what[0].lower() + what[1:]
 
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from perdure.errors import InvalidRequest, NotFound
 from perdure.gateway.access import Caller, Headers
-from perdure.gateway.body import check_json, decode, read_body
+from perdure.gateway.body import check_json, decode, escaped, read_body
 from perdure.gateway.services import Services
 from perdure.gateway.settings import Role
 from perdure.lifecycle.doorbell import TaskRef, ThreadRef
@@ -23,6 +23,7 @@ from perdure.lifecycle.ids import TaskId, ThreadId, check_id
 T = TypeVar("T")
 
 LIMIT_MAX: Final = 100
+UUID_PATTERN: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -73,7 +74,7 @@ class Call(msgspec.Struct, frozen=True):
         for name in found:
             if name not in names and not (prefix and name.startswith(prefix) and len(name) > len(prefix)):
                 known = ", ".join((*names, *([f"{prefix}KEY"] if prefix else [])))
-                raise InvalidRequest((f"/{name}", f"there is no such query parameter; there are: {known}"))
+                raise InvalidRequest((f"/{escaped(name)}", f"there is no such query parameter; there are: {known}"))
         return found
 
 
@@ -93,7 +94,8 @@ class Operation(msgspec.Struct, frozen=True):
     status: int = 200
     media_type: str = "application/json"
     query: Sequence[str] = ()
-    body_optional: bool = False
+    headers: Sequence[str] = ()
+    limit_max: int = LIMIT_MAX
 
 
 def answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -17,6 +17,7 @@ from perdure.errors import InvalidRequest, NotFound, PerdureError, StoreUnavaila
 from perdure.gateway.calls import Call, Operation, limit_of
 from perdure.gateway.filters import EventFilter
 from perdure.gateway.hub import Chunk, Closed, Gap, Subscription
+from perdure.gateway.media import preferred
 from perdure.gateway.services import Services
 from perdure.gateway.state import snapshot
 from perdure.gateway.transcript import Transcript
@@ -25,9 +26,12 @@ from perdure.lifecycle.doorbell import TaskRef, ThreadRef
 from perdure.lifecycle.events import Event, end_frame, sse_frame
 from perdure.lifecycle.transitions import TERMINAL, Status
 
+# The first is what a client gets that does not say what it reads.
+FORMS: Final = ("text/event-stream", "application/json", "text/plain")
 RETRY: Final = b"retry: 1000\n\n"
 WRITE_BYTES: Final = 256 * 1024
 SCAN_PAGES: Final = 20
+PAGE_MAX: Final = 1_000
 _CURSOR: Final = re.compile(r"(?:([A-Za-z0-9]{1,32}):)?(-1|\d{1,15})\Z")
 _FILTERS: Final = ("tags", "channels", "namespaces", "since", "limit")
 _LOG = logging.getLogger("perdure.gateway")
@@ -57,6 +61,8 @@ def operations() -> list[Operation]:
             answer=EventList,
             media_type="text/event-stream",
             query=_FILTERS,
+            headers=("Last-Event-ID",),
+            limit_max=PAGE_MAX,
         ),
         Operation(
             "GET",
@@ -66,6 +72,8 @@ def operations() -> list[Operation]:
             answer=EventList,
             media_type="text/event-stream",
             query=_FILTERS,
+            headers=("Last-Event-ID",),
+            limit_max=PAGE_MAX,
         ),
     ]
 
@@ -78,7 +86,7 @@ async def task_events(call: Call) -> Response | ASGIApp:
     asked = _cursor(call)
     wanted = EventFilter.from_query(call.request.query_params, ref.task_id)
     start = asked or Cursor(None, max(task.first_seq - 1, 0))
-    if "application/json" in call.request.headers.get("accept", ""):
+    if _form(call) == "application/json":
         return await _page(call, ref.thread, start, wanted)
     if asked is not None and task.status in TERMINAL and asked.seq >= task.last_seq:
         thread = await call.services.store.thread(ref.thread)
@@ -93,7 +101,7 @@ async def thread_events(call: Call) -> Response | ASGIApp:
     call.query(*_FILTERS)
     start = _cursor(call)
     wanted = EventFilter.from_query(call.request.query_params, None)
-    if "application/json" in call.request.headers.get("accept", ""):
+    if _form(call) == "application/json":
         return await _page(call, call.thread, start or Cursor(None, 0), wanted)
     return _stream(call, call.thread, start or Cursor(thread.epoch, thread.last_seq), wanted, None)
 
@@ -102,6 +110,11 @@ def _stream(call: Call, thread: ThreadRef, start: Cursor, wanted: EventFilter, t
     if call.services.hub.closed:
         raise Closed
     return EventStream(call, thread, start, wanted, task)
+
+
+def _form(call: Call) -> str:
+    """Which of `FORMS` the client would rather read."""
+    return preferred(",".join(call.request.headers.getlist("accept")), FORMS)
 
 
 def _cursor(call: Call) -> Cursor | None:
@@ -114,7 +127,7 @@ def _cursor(call: Call) -> Cursor | None:
 
 async def _page(call: Call, thread: ThreadRef, start: Cursor, wanted: EventFilter) -> Response:
     """Up to `limit` matching events; looks through a bounded number of the store's pages for them."""
-    limit = limit_of(dict(call.request.query_params), default=100, most=1000)
+    limit = limit_of(dict(call.request.query_params), default=100, most=PAGE_MAX)
     found: list[bytes] = []
     seq = start.seq
     for _ in range(SCAN_PAGES):
@@ -150,7 +163,7 @@ class EventStream:
     def __init__(self, call: Call, thread: ThreadRef, start: Cursor, wanted: EventFilter, task: TaskRef | None) -> None:
         self._services: Services = call.services
         self._thread, self._start, self._wanted, self._task = thread, start, wanted, task
-        self._text = Transcript() if "text/plain" in call.request.headers.get("accept", "") else None
+        self._text = Transcript() if _form(call) == "text/plain" else None
         self._send: Send
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -244,7 +257,7 @@ class EventStream:
     def _heartbeat(self, place: Subscription) -> bytes:
         """A comment with the newest id: a frame without data moves a client's cursor and shows it nothing."""
         if self._text is not None:
-            return b""
+            return self._text.pause()
         if place.epoch is None:
             return b":hb\n\n"
         return b"id: %s:%d\n:hb\n\n" % (place.epoch.encode(), place.cursor)
@@ -256,17 +269,17 @@ class EventStream:
                 "GAP", f"asked after {gap.requested}, the oldest event kept is #{gap.first_available}"
             )
         event_id = f"{gap.epoch}:{gap.first_available - 1}"
-        params = {"requested": gap.requested, "first_available": gap.first_available, "epoch": gap.epoch}
-        frames = _unnumbered(event_id, "gap", params)
+        now = self._services.clock.now_ms()
+        told = {"requested": gap.requested, "first_available": gap.first_available, "epoch": gap.epoch}
+        frames = _unnumbered(event_id, "gap", {"namespace": [], "timestamp": now, "data": told})
         try:
             values = await snapshot(self._services, self._thread)
         except PerdureError as error:
             _LOG.warning("no snapshot for thread %s: %s", self._thread.thread_id, error)
             return frames
         if values is not None:
-            frames += _unnumbered(
-                event_id, "values", {"namespace": [], "snapshot": True, "data": orjson.Fragment(values)}
-            )
+            params = {"namespace": [], "timestamp": now, "snapshot": True, "data": orjson.Fragment(values)}
+            frames += _unnumbered(event_id, "values", params)
         return frames
 
     async def _end_if_over(self, seq: int) -> None:

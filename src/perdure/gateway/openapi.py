@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -16,6 +16,25 @@ from perdure.lifecycle.ids import ID_PATTERN
 
 _REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
+_STREAM = (
+    "Server-Sent Events: frames of the lines `id: EPOCH:SEQ`, `event: METHOD` and `data: JSON`, where the JSON is one of "
+    "the objects that `events` holds in the form `application/json`."
+)
+_HEADERS: Final[Mapping[str, dict[str, Any]]] = {
+    "Idempotency-Key": {
+        "description": "Makes a retry safe: within 24 hours the same key and body give the first answer again.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    },
+    "Prefer": {
+        "description": "`wait=N`: answer when the task ends or waits for an answer, after N seconds at the latest.",
+        "schema": {"type": "string"},
+        "example": "wait=10",
+    },
+    "Last-Event-ID": {
+        "description": "The id of the last event that was seen; the stream goes on after it.",
+        "schema": {"type": "string", "pattern": r"^([A-Za-z0-9]{1,32}:)?(-1|[0-9]{1,15})$"},
+    },
+}
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1c22}
 code,pre{font:14px/1.45 ui-monospace,monospace;background:#f3f3f6;border-radius:4px}code{padding:.1em .3em}
 pre{padding:.8em;overflow:auto}summary{cursor:pointer;padding:.3em 0}b{display:inline-block;min-width:4.5em}
@@ -80,9 +99,11 @@ def _described(operation: Operation) -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, "schema": ids if name != "name" else {"type": "string"}}
         for name in names
     ]
-    parameters += [{"name": name, "in": "query", "schema": {"type": "string"}} for name in operation.query]
+    parameters += [{"name": name, "in": "query", "schema": _query_schema(operation, name)} for name in operation.query]
+    headers = list(operation.headers)
     if operation.method == "POST" and operation.role is not None:
-        parameters.append({"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}})
+        headers.append("Idempotency-Key")
+    parameters += [{"name": name, "in": "header", **_HEADERS[name]} for name in headers]
     described: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": f"{operation.method.lower()}_{re.sub(r'[^a-z0-9]+', '_', operation.path).strip('_')}",
@@ -112,9 +133,18 @@ def _content(operation: Operation) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if operation.answer is not None:
         content["application/json"] = {"schema": {"$ref": _REF.format(name=operation.answer.__name__)}}
-    if operation.media_type != "application/json":
+    if operation.media_type == "text/event-stream":
+        content[operation.media_type] = {"schema": {"type": "string", "description": _STREAM}}
+        content["text/plain"] = {"schema": {"type": "string", "description": "The events as lines for people."}}
+    elif operation.media_type != "application/json":
         content[operation.media_type] = {"schema": {"type": "string"}}
     return {"content": content}
+
+
+def _query_schema(operation: Operation, name: str) -> dict[str, Any]:
+    if name != "limit":
+        return {"type": "string"}
+    return {"type": "integer", "minimum": 1, "maximum": operation.limit_max}
 
 
 def _details(what: dict[str, Any]) -> str:

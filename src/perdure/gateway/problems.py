@@ -9,6 +9,7 @@ Conflict              409   reason: a stable word
 TooLarge              413
 WrongMediaType        415
 IdempotencyMismatch   422
+AcceptanceUnknown     503   the store hangs; with Retry-After
 Unavailable errors    503   the store or the broker is away; with Retry-After
 Closed                503   the gateway drains; with Retry-After
 GraphError            500   the author's graph, with the author's traceback in `detail`
@@ -28,6 +29,7 @@ from perdure.errors import (
     BrokerUnavailable,
     CallerError,
     Conflict,
+    DependencyError,
     GraphError,
     IdempotencyMismatch,
     InvalidRequest,
@@ -64,6 +66,10 @@ class TooLarge(CallerError):
 
 class WrongMediaType(CallerError):
     """The body is not of a type that this call reads."""
+
+
+class AcceptanceUnknown(DependencyError):
+    """The store did not answer in time: nobody knows whether it keeps the task."""
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -116,6 +122,13 @@ def problem_of(error: BaseException, retry_after_s: int = 1) -> tuple[Problem, l
                 _problem("idempotency-mismatch", "The Idempotency-Key was used for another request", 422, str(error)),
                 [],
             )
+        case AcceptanceUnknown():
+            _LOG.warning("the store hangs: %s", error)
+            detail = (
+                "the store did not answer in time, so it is not known whether the task was stored; "
+                "try again: the same Idempotency-Key makes that safe"
+            )
+            return _problem("acceptance-unknown", "The store does not answer", 503, detail), _retry(retry_after_s)
         case StoreUnavailable() | StoreUnsuitable():
             # The driver's own words may hold addresses or passwords: they belong into the log.
             _LOG.warning("the store is away: %s", error)
@@ -132,9 +145,6 @@ def problem_of(error: BaseException, retry_after_s: int = 1) -> tuple[Problem, l
             return _problem("draining", "The gateway drains", 503, detail), _retry(retry_after_s)
         case HTTPException(status_code=404):
             return _problem("not-found", "There is no such thing", 404, "no route has this path; see /docs"), []
-        case HTTPException(status_code=405):
-            allow = (error.headers or {}).get("Allow", "")
-            return problem_of(WrongMethod("this method", allow))
         case _:
             _LOG.error("a request failed for a reason that nobody foresaw", exc_info=error)
             detail = "the gateway failed for a reason of its own; its log tells which"

@@ -54,6 +54,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     depth_max: int = 200
     waiters_max: int = 1_000
     wait_max_s: float = 25.0
+    accept_timeout_s: float = 5.0
     publish_timeout_s: float = 2.0
     retry_after_s: int = 1
     heartbeat_s: float = 5.0

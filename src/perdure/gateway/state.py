@@ -12,7 +12,7 @@ from langgraph.errors import InvalidUpdateError
 from langgraph.types import StateSnapshot
 
 from perdure.errors import Conflict, GraphError, InvalidRequest, NotFound
-from perdure.gateway.services import AnyGraph, Services
+from perdure.gateway.services import ServedGraph, Services
 from perdure.gateway.wire import CheckpointView, StateView
 from perdure.graph.plain import encode
 from perdure.lifecycle.doorbell import ThreadRef
@@ -91,11 +91,15 @@ async def correct(
     graph = await _graph_of(services, thread)
     if graph is None:
         raise Conflict("no_graph", f"thread {thread.thread_id!r} has no graph yet; run a task on it first")
-    if as_node is not None and as_node not in graph.nodes:
-        raise InvalidRequest(("/as_node", f"{as_node!r} is no node; there are: {', '.join(sorted(graph.nodes))}"))
+    if checkpoint_id is not None:
+        # LangGraph takes an unknown checkpoint for an empty one and would write the thread anew on top of it.
+        await point(services, thread, checkpoint_id)
+    nodes = graph.graph.nodes
+    if as_node is not None and as_node not in nodes:
+        raise InvalidRequest(("/as_node", f"{as_node!r} is no node; there are: {', '.join(sorted(nodes))}"))
     config = config_of(thread.thread_id, checkpoint_id)
     config["metadata"] = dict(mark)
-    bound = graph.copy(update={"checkpointer": saver_of(services, thread)})
+    bound = graph.graph.copy(update={"checkpointer": graph.bind(saver_of(services, thread))})
     try:
         after = await bound.aupdate_state(config, values, as_node=as_node)
     except (InvalidUpdateError, ValueError, TypeError, KeyError) as error:
@@ -171,19 +175,23 @@ async def _put(saver: Saver, entry: CheckpointTuple, thread_id: str, *, writes: 
         await saver.aput_writes(stored, written, task_id)
 
 
-async def _graph_of(services: Services, thread: ThreadRef) -> AnyGraph | None:
+async def _graph_of(services: Services, thread: ThreadRef) -> ServedGraph | None:
     """The thread's graph; None if it has none, or this gateway cannot load it."""
-    name = (await services.store.thread(thread)).graph
+    return await served(services, (await services.store.thread(thread)).graph)
+
+
+async def served(services: Services, name: str | None) -> ServedGraph | None:
+    """The graph of that name; None if this gateway does not serve it or cannot load it."""
     if name is None or name not in services.registry.names:
         return None
     try:
-        return (await services.registry.load(name)).graph
+        return await services.registry.load(name)
     except GraphError:
         return None
 
 
-async def _read(graph: AnyGraph, saver: Saver, config: RunnableConfig) -> StateSnapshot:
-    bound = graph.copy(update={"checkpointer": saver})
+async def _read(graph: ServedGraph, saver: Saver, config: RunnableConfig) -> StateSnapshot:
+    bound = graph.graph.copy(update={"checkpointer": graph.bind(saver)})
     return await bound.aget_state(config)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Sequence
-from typing import Any, Final, Literal
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -15,12 +15,23 @@ from starlette.types import Receive, Scope
 
 from perdure.errors import BrokerUnavailable, GraphError, InvalidRequest, NotFound, StoreUnavailable
 from perdure.gateway.access import Caller, Headers
-from perdure.gateway.body import check_json, decode, read_body
-from perdure.gateway.calls import REPLAYED, Call, Operation, answer, cursor_of, idempotency_key, limit_of, reserve
+from perdure.gateway.body import check_json, decode, escaped, read_body
+from perdure.gateway.calls import (
+    REPLAYED,
+    UUID_PATTERN,
+    Call,
+    Operation,
+    answer,
+    cursor_of,
+    idempotency_key,
+    limit_of,
+    reserve,
+)
 from perdure.gateway.hub import Closed, Gap
+from perdure.gateway.problems import AcceptanceUnknown
 from perdure.gateway.services import Services
 from perdure.gateway.settings import Role
-from perdure.gateway.state import config_of
+from perdure.gateway.state import config_of, served
 from perdure.gateway.wire import (
     Accepted,
     ArtifactList,
@@ -46,8 +57,9 @@ _CONFIG: Final = msgspec.json.Decoder(Config)
 _COMMAND: Final = msgspec.json.Decoder(Command)
 _RESUME: Final = msgspec.json.Decoder(Resume)
 _ENCODER: Final = msgspec.json.Encoder()
-_PREFER: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
+_PREFER: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)\"?(?:$|[,;\s])", re.IGNORECASE)
 _LOG = logging.getLogger("perdure.gateway")
+T = TypeVar("T")
 RawHeaders = list[tuple[bytes, bytes]]
 
 
@@ -81,7 +93,17 @@ class TaskDesk:
     def operations(self) -> list[Operation]:
         task = PATH + "/{task_id}"
         return [
-            Operation("POST", PATH, self.accept_call, "Submit a task", Role.SUBMIT, NewTask, Accepted, 202),
+            Operation(
+                "POST",
+                PATH,
+                self.accept_call,
+                "Submit a task",
+                Role.SUBMIT,
+                NewTask,
+                Accepted,
+                202,
+                headers=("Prefer",),
+            ),
             Operation(
                 "GET",
                 PATH,
@@ -90,7 +112,7 @@ class TaskDesk:
                 answer=TaskPage,
                 query=("status", "thread_id", "graph", "metadata.KEY", "limit", "cursor"),
             ),
-            Operation("GET", task, self.get, "One task as it stands", answer=TaskView),
+            Operation("GET", task, self.get, "One task as it stands", answer=TaskView, headers=("Prefer",)),
             Operation(
                 "POST",
                 task + "/cancel",
@@ -148,16 +170,17 @@ class TaskDesk:
             raise NotFound(f"there is no graph {asked.graph[:128]!r}; GET /v1/graphs lists those that are served")
         wait_s = self._wanted_wait(headers.prefer) if headers.prefer is not None else 0.0
         ids = _Ids(clock.uuid7(), asked.thread_id or clock.uuid7())
+        tier = asked.tier or settings.graph_tiers.get(asked.graph) or await self._tier_of(asked.graph)
         replayed = False
+        until = asyncio.get_running_loop().time() + settings.accept_timeout_s
         if headers.idempotency_key is not None:
-            kept = await reserve(services, caller, headers, PATH, body, _ENCODER.encode(ids))
+            kept = await _known(reserve(services, caller, headers, PATH, body, _ENCODER.encode(ids)), until)
             if kept is not None:
                 ids, replayed = msgspec.json.decode(kept, type=_Ids), True
-        tier = asked.tier or settings.graph_tiers.get(asked.graph) or await self._tier_of(asked.graph)
         spec = _spec(asked, ids, tier, caller, clock.now_ms())
         if asked.checkpoint_id is not None:
-            await self._need_checkpoint(caller, ids.thread_id, asked.checkpoint_id)
-        created, rung = await self._create(spec, fresh=asked.thread_id is None and not replayed)
+            await _known(self._need_checkpoint(caller, ids.thread_id, asked.checkpoint_id), until)
+        created, rung = await self._create(spec, until, fresh=asked.thread_id is None and not replayed)
         for ref, worker in created.displaced:
             if worker is not None:
                 await tell(services, worker, ref.task_id)
@@ -165,8 +188,11 @@ class TaskDesk:
             services.metrics.accepted.add(spec.graph)
         services.metrics.duration.observe(clock.monotonic() - began)
         told: RawHeaders = [(b"idempotency-replayed", b"true")] if replayed else []
+        status = Status.QUEUED
         if wait_s > 0 and self._waiting < settings.waiters_max:
-            ended = await self._wait(TaskRef(caller.tenant, spec.thread_id, spec.task_id), created.task, wait_s)
+            ref = TaskRef(caller.tenant, created.task.thread_id, spec.task_id)
+            ended = await self._wait(ref, created.task, wait_s)
+            status = ended.status
             told.append((b"preference-applied", b"wait=%d" % wait_s))
             if ended.status in TERMINAL:
                 place = f"{PATH}/{spec.task_id}".encode()
@@ -176,12 +202,12 @@ class TaskDesk:
         links = links_of(first.task_id)
         lost: Literal["degraded"] | None = None if rung else "degraded"
         view = Accepted(
-            first.task_id, first.thread_id, first.graph, "queued", first.tier, services.store.stored, links, lost
+            first.task_id, first.thread_id, first.graph, status, first.tier, services.store.stored, links, lost
         )
         told += [(b"content-type", b"application/json"), (b"location", links.self.encode())]
         return 202, _ENCODER.encode(view), told
 
-    async def _create(self, spec: TaskSpec, *, fresh: bool) -> tuple[Created, bool]:
+    async def _create(self, spec: TaskSpec, until: float, *, fresh: bool) -> tuple[Created, bool]:
         """Store the task and ring for it; says whether the ring was confirmed.
 
         A task on a thread of its own is certain to be rung for, so where order is kept both travel together and cost
@@ -190,8 +216,8 @@ class TaskDesk:
         services = self._services
         if fresh and spec.not_before_ms is None and services.broker.in_order_with_store:
             bell = Doorbell(TaskRef(spec.tenant, spec.thread_id, spec.task_id), spec.tier, spec.priority)
-            return await asyncio.gather(services.store.create(spec), ring(services, [bell]))
-        created = await services.store.create(spec)
+            return await asyncio.gather(_known(services.store.create(spec), until), ring(services, [bell]))
+        created = await _known(services.store.create(spec), until)
         return created, created.doorbell is None or await ring(services, [created.doorbell])
 
     async def _tier_of(self, graph: str) -> str:
@@ -217,12 +243,12 @@ class TaskDesk:
         found = _PREFER.search(prefer.decode("latin-1"))
         return min(float(found[1]), self._services.settings.wait_max_s) if found else 0.0
 
-    async def _wait(self, ref: TaskRef, task: Task, wait_s: float, *, or_paused: bool = False) -> Task:
+    async def _wait(self, ref: TaskRef, task: Task, wait_s: float) -> Task:
         """The task as it stood when it ended (or began to wait for an answer), or as it was when the time was over."""
         self._waiting += 1
         try:
             async with asyncio.timeout(wait_s), self._services.hub.subscribe(ref.thread, task.last_seq) as place:
-                while task.status not in TERMINAL and not (or_paused and task.status is Status.INTERRUPTED):
+                while task.status not in TERMINAL and task.status is not Status.INTERRUPTED:
                     item = await place.next(wait_s)
                     if isinstance(item, Gap) or (item is not None and ref.task_id in item.stops):
                         task = await self._services.store.get(ref)
@@ -239,7 +265,7 @@ class TaskDesk:
         told: dict[str, str] = {}
         wait_s = self._wanted_wait(call.headers.prefer) if call.headers.prefer is not None else 0.0
         if wait_s > 0 and task.status not in TERMINAL and self._waiting < call.services.settings.waiters_max:
-            await self._wait(ref, task, wait_s, or_paused=True)
+            await self._wait(ref, task, wait_s)
             task = await call.services.store.get(ref)
             told["Preference-Applied"] = f"wait={int(wait_s)}"
         return answer(task_view(task, whole=True), headers=told)
@@ -249,6 +275,9 @@ class TaskDesk:
         status, thread_id = query.get("status"), query.get("thread_id")
         if status is not None and status not in frozenset(Status):
             raise InvalidRequest(("/status", f"{status[:40]!r} is no status; there are: {', '.join(Status)}"))
+        below = cursor_of(query)
+        if below is not None and not UUID_PATTERN.match(below):
+            raise InvalidRequest(("/cursor", "this is not a cursor of this listing; send what `next_cursor` said"))
         tasks, cursor = await call.services.store.list_tasks(
             call.caller.tenant,
             status=Status(status) if status is not None else None,
@@ -256,7 +285,7 @@ class TaskDesk:
             graph=query.get("graph"),
             metadata={name[9:]: value for name, value in query.items() if name.startswith("metadata.")} or None,
             limit=limit_of(query),
-            cursor=cursor_of(query),
+            cursor=below,
         )
         return answer(TaskPage([task_view(task, whole=False) for task in tasks], cursor))
 
@@ -269,15 +298,19 @@ class TaskDesk:
         return answer(task_view(ended.task, whole=True), headers=REPLAYED if replayed else None)
 
     async def resume(self, call: Call) -> Response:
-        """Answers interrupts. A retry under the same key answers the questions of the first try and no later ones."""
+        """Answers interrupts. A retry under the same key answers the questions of the first try and no later ones;
+        an answer that is kept already may be sent again as it was."""
         asked, raw = await call.body(_RESUME)
         ref = await call.task()
         responses = _responses(asked)
-        update = bytes(asked.update) if asked.update is not msgspec.UNSET else None
+        given = _given(asked.update)
+        update = bytes(given) if given is not None else None
         goto = [asked.goto] if isinstance(asked.goto, str) else asked.goto
         store, replayed = call.services.store, False
+        task = await store.get(ref)
+        if update is not None or goto:
+            await _check_command(call.services, task.spec.graph, update, asked.goto)
         if idempotency_key(call.headers) is not None:
-            task = await store.get(ref)
             pending = [question.id for question in task.interrupts if question.id not in task.answers]
             meant = list(responses) if responses is not None else pending
             kept = await call.reserve(raw, _ENCODER.encode(_Asked(meant)))
@@ -288,6 +321,10 @@ class TaskDesk:
             if responses is None and len(meant) == 1:
                 # By its id, so that this try, should it reach the store late, does not answer the next question.
                 responses = {meant[0]: asked.value}
+        if responses is not None and task.status is Status.INTERRUPTED:
+            responses = {name: value for name, value in responses.items() if not _is_kept(task, name, value)}
+            if not responses and update is None and not goto:
+                return answer(task_view(task, whole=True), 202, REPLAYED if replayed else None)
         value = asked.value if responses is None else msgspec.UNSET
         bell = await store.resume(ref, value=value, responses=responses, update=update, goto=goto)
         if bell is not None:
@@ -377,6 +414,47 @@ async def after_end(services: Services, ref: TaskRef, ended: Ended) -> None:
         await ring(services, [ended.doorbell])
 
 
+async def _known(call: Awaitable[T], until: float) -> T:
+    """What the store answers, or AcceptanceUnknown if it has not by `until` on the loop's clock."""
+    try:
+        async with asyncio.timeout_at(until):
+            return await call
+    except TimeoutError as error:
+        raise AcceptanceUnknown("no answer within the time for accepting a task") from error
+
+
+async def _check_command(services: Services, name: str, update: bytes | None, goto: str | list[str]) -> None:
+    """Refuse what LangGraph would pass over in silence: nodes and channels that the graph does not have."""
+    graph = await served(services, name)
+    value = msgspec.json.decode(update) if update is not None else {}
+    if not isinstance(value, dict) and (graph is None or "__root__" not in graph.channels):
+        raise InvalidRequest(("/update", "expected `object`: new values by channel"))
+    if graph is None:
+        return  # Its worker can load it, or says why not.
+    found: list[tuple[str, str]] = []
+    nodes = sorted(node for node in graph.nodes if not node.startswith("__"))
+    for index, node in enumerate([goto] if isinstance(goto, str) else goto):
+        if node not in nodes:
+            pointer = "/goto" if isinstance(goto, str) else f"/goto/{index}"
+            found.append((pointer, f"{node[:128]!r} is no node; there are: {', '.join(nodes)}"))
+    channels = sorted(channel for channel in graph.channels if not channel.startswith(("__", "branch:")))
+    for channel in value if isinstance(value, dict) and "__root__" not in graph.channels else ():
+        if channel not in channels:
+            found.append(
+                (f"/update/{escaped(channel)}", f"{channel[:128]!r} is no channel; there are: {', '.join(channels)}")
+            )
+    if found:
+        raise InvalidRequest(*found)
+
+
+def _is_kept(task: Task, interrupt_id: str, value: Any) -> bool:
+    """Was this question of the paused task answered with just this value?"""
+    if interrupt_id not in task.answers or interrupt_id not in {question.id for question in task.interrupts}:
+        return False
+    # Compared as JSON, where 1 is not true.
+    return msgspec.json.encode(task.answers[interrupt_id], order="sorted") == msgspec.json.encode(value, order="sorted")
+
+
 def _faults(asked: NewTask) -> Sequence[tuple[str, str]]:
     """What the types cannot say. Ids are checked here, for a message that tells what an id is."""
     found: list[tuple[str, str]] = []
@@ -392,20 +470,21 @@ def _faults(asked: NewTask) -> Sequence[tuple[str, str]]:
                 found += error.problems
     if asked.webhook is not msgspec.UNSET:
         found.append(("/webhook", "webhooks are not accepted yet; follow the task's events instead"))
-    if asked.input is msgspec.UNSET and asked.command is msgspec.UNSET and asked.checkpoint_id is None:
+    config, command, context = _given(asked.config), _given(asked.command), _given(asked.context)
+    if asked.input is msgspec.UNSET and command is None and asked.checkpoint_id is None:
         found.append(("/input", "this field is required; send null to go on from the thread's state"))
-    if asked.input is not msgspec.UNSET and asked.command is not msgspec.UNSET:
+    if asked.input is not msgspec.UNSET and command is not None:
         found.append(("/command", "send either `input` or `command`"))
     if asked.checkpoint_id is not None and asked.thread_id is None:
         found.append(("/checkpoint_id", "name the checkpoint's `thread_id` too"))
     try:
-        if asked.config is not msgspec.UNSET:
-            decode(_CONFIG, asked.config, "/config")
-        if asked.command is not msgspec.UNSET:
-            decode(_COMMAND, asked.command, "/command")
+        if config is not None:
+            decode(_CONFIG, config, "/config")
+        if command is not None:
+            decode(_COMMAND, command, "/command")
     except InvalidRequest as error:
         found += error.problems
-    if asked.context is not msgspec.UNSET and not bytes(asked.context).startswith((b"{", b"null")):
+    if context is not None and not bytes(context).startswith(b"{"):
         found.append(("/context", "expected `object`"))
     return found
 
@@ -436,7 +515,7 @@ def _spec(asked: NewTask, ids: _Ids, tier: str, caller: Caller, now_ms: int) -> 
 
 
 def _given(raw: msgspec.Raw | msgspec.UnsetType) -> msgspec.Raw | None:
-    """What was sent, None for nothing and for null.."""
+    """What was sent, None for nothing and for null."""
     if isinstance(raw, msgspec.UnsetType) or bytes(raw) == b"null":
         return None
     return raw
@@ -450,6 +529,8 @@ def _responses(asked: Resume) -> dict[str, Any] | None:
         return None
     if asked.value is not msgspec.UNSET:
         raise InvalidRequest(("/value", "send either `value` or `responses`"))
+    if not asked.responses:
+        raise InvalidRequest(("/responses", "this is empty; answer at least one interrupt by its id"))
     found: dict[str, Any] = {}
     for index, response in enumerate(asked.responses):
         if response.interrupt_id in found:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from perdure.errors import Conflict, InvalidRequest, NotFound
 from perdure.gateway import state
-from perdure.gateway.calls import REPLAYED, Call, Operation, answer, cursor_of, idempotency_key, limit_of
+from perdure.gateway.calls import REPLAYED, UUID_PATTERN, Call, Operation, answer, cursor_of, idempotency_key, limit_of
 from perdure.gateway.settings import Role
 from perdure.gateway.wire import (
     CheckpointPage,
@@ -36,6 +36,7 @@ class _Made(msgspec.Struct):
     """What an Idempotency-Key keeps of a new thread: under this id it is made, by whoever comes."""
 
     thread_id: str
+    status: int = 201
 
 
 def operations() -> list[Operation]:
@@ -72,12 +73,21 @@ async def create(call: Call) -> Response:
     if asked.graph is not None and asked.graph not in names:
         raise InvalidRequest(("/graph", f"there is no graph {asked.graph[:128]!r}; GET /v1/graphs lists them"))
     wanted = check_id(asked.thread_id, "/thread_id") if asked.thread_id is not None else call.services.clock.uuid7()
-    kept = await call.reserve(raw, msgspec.json.encode(_Made(wanted)))
-    thread_id = wanted if kept is None else msgspec.json.decode(kept, type=_Made).thread_id
-    ref = ThreadRef(call.caller.tenant, ThreadId(thread_id))
+    there = asked.thread_id is not None and await _exists(call, ThreadRef(call.caller.tenant, ThreadId(wanted)))
+    mine = _Made(wanted, 200 if there else 201)
+    kept = await call.reserve(raw, msgspec.json.encode(mine))
+    if kept is not None:
+        mine = msgspec.json.decode(kept, type=_Made)
+    ref = ThreadRef(call.caller.tenant, ThreadId(mine.thread_id))
     made = await call.services.store.create_thread(ref, asked.metadata, asked.graph)
-    headers = {"Location": f"{PATH}/{thread_id}", **(REPLAYED if kept is not None else {})}
-    return answer(_view(made), 201, headers)
+    if made.metadata != asked.metadata or (asked.graph is not None and made.graph != asked.graph):
+        raise Conflict(
+            "thread_exists",
+            f"thread {ref.thread_id!r} is there already with other metadata or another graph; "
+            "choose a new id, or delete that thread first",
+        )
+    headers = {"Location": f"{PATH}/{mine.thread_id}", **(REPLAYED if kept is not None else {})}
+    return answer(_view(made), mine.status, headers)
 
 
 async def list_all(call: Call) -> Response:
@@ -130,7 +140,9 @@ async def history(call: Call) -> Response:
     query = call.query("limit", "before")
     thread = call.thread
     await call.services.store.thread(thread)
-    before = check_id(query["before"], "/before") if "before" in query else None
+    before = query.get("before")
+    if before is not None and not UUID_PATTERN.match(before):
+        raise InvalidRequest(("/before", "this is not a checkpoint's id; send what `next_before` said"))
     found, more = await state.history(call.services, thread, limit_of(query), before)
     return answer(CheckpointPage(found, more))
 
@@ -147,8 +159,8 @@ async def fork(call: Call) -> Response:
     kept = await call.reserve(raw, msgspec.json.encode(_Made(wanted)))
     thread_id = wanted if kept is None else msgspec.json.decode(kept, type=_Made).thread_id
     target = ThreadRef(call.caller.tenant, ThreadId(thread_id))
-    if kept is None:
-        await _need_absent(call, target)
+    if kept is None and await _exists(call, target):
+        raise Conflict("thread_exists", f"thread {target.thread_id!r} is there already; a fork needs a new id")
     metadata = {"forked_from": source.thread_id, "forked_at": at}
     await call.services.store.create_thread(target, metadata, origin.graph)
     if at is not None:
@@ -157,12 +169,12 @@ async def fork(call: Call) -> Response:
     return answer(CheckpointRef(thread_id, at), 201, headers)
 
 
-async def _need_absent(call: Call, target: ThreadRef) -> None:
+async def _exists(call: Call, thread: ThreadRef) -> bool:
     try:
-        await call.services.store.thread(target)
+        await call.services.store.thread(thread)
     except NotFound:
-        return
-    raise Conflict("thread_exists", f"thread {target.thread_id!r} is there already; a fork needs a new id")
+        return False
+    return True
 
 
 def _view(thread: Thread) -> ThreadView:

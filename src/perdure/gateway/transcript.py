@@ -29,6 +29,11 @@ class Transcript:
         """The last line."""
         return f"{self._newline()}[END] {word}\n".encode()
 
+    def pause(self) -> bytes:
+        """A line's end that says that the connection lives; what follows names its speaker anew."""
+        self._open = None
+        return b"\n"
+
     def note(self, tag: str, words: str) -> bytes:
         """A line that is no event."""
         return f"{self._newline()}[{tag}] {words}\n".encode()

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from perdure.lifecycle.ids import ID_PATTERN
 from perdure.lifecycle.task import DEFAULT_MAX_ATTEMPTS, Interrupt, Multitask, Task, TaskError
+from perdure.lifecycle.transitions import Status
 
 # The pattern is shown here and checked by `check_id`, whose message says what an id looks like.
 Id = Annotated[str, Meta(extra_json_schema={"pattern": ID_PATTERN})]
@@ -44,7 +45,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: list[str] = []
     metadata: dict[str, Any] = {}
     run_name: str | None = None
-    max_concurrency: int | None = None
+    max_concurrency: Annotated[int, Meta(ge=1)] | None = None
     recursion_limit: Annotated[int, Meta(ge=1)] | None = None
     configurable: dict[str, Any] = {}
 
@@ -66,12 +67,14 @@ class Links(msgspec.Struct, frozen=True):
 
 
 class Accepted(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A task that is stored. `stored` says what it survives; `broker` is there only while the broker is away."""
+    """A task that is stored. `stored` says what it survives; `broker` is there only while the broker is away.
+
+    `status` is `queued`, or after `Prefer: wait` how the task stood last."""
 
     task_id: str
     thread_id: str
     graph: str
-    status: Literal["queued"]
+    status: Status
     tier: str
     stored: str
     links: Links
@@ -79,7 +82,8 @@ class Accepted(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TaskView(msgspec.Struct, frozen=True):
-    """A task as it stands. Times are milliseconds since 1970. Lists leave `input` and `result` out."""
+    """A task as it stands. Times are milliseconds since 1970. Lists leave `input` and `result` out. `interrupts` are
+    those that still wait for an answer."""
 
     task_id: str
     thread_id: str
@@ -326,7 +330,7 @@ def task_view(task: Task, *, whole: bool) -> TaskView:
         reason=task.reason,
         checkpoint_id=task.checkpoint_id,
         error=task.error,
-        interrupts=task.interrupts,
+        interrupts=[question for question in task.interrupts if question.id not in task.answers],
         metadata=spec.metadata,
         links=links_of(spec.task_id),
         input=spec.input if whole else UNSET,

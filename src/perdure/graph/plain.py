@@ -14,8 +14,8 @@ from langgraph.types import Send
 from pydantic import BaseModel
 
 _OPTIONS: Final = orjson.OPT_NON_STR_KEYS
-# Deeper values are shown as text: orjson gives up at 254 levels, and nobody reads that far.
-DEPTH_MAX: Final = 100
+# Deeper values are shown as text: orjson gives up at 254 levels. All that the gateway takes (200) passes.
+DEPTH_MAX: Final = 220
 REPR_MAX: Final = 500
 _INT_MAX: Final = 2**63
 

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import inspect
 import sys
-import types
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from types import ModuleType
@@ -63,7 +62,7 @@ class _Found:
         # Of a generic class, as of lists, unions and Annotated: itself and what is in its brackets.
         for part in (get_origin(declared), *get_args(declared)):
             self.add(part)
-        if not isinstance(declared, type) or isinstance(declared, types.GenericAlias):
+        if get_origin(declared) is not None or not isinstance(declared, type):
             return
         if _is_data(declared):
             self.keys.add((declared.__module__, declared.__name__))

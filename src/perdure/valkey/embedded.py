@@ -45,9 +45,10 @@ class EmbeddedValkey:
     StoreUnavailable if the server does not come up (the message ends with its log).
     """
 
-    def __init__(self, folder: Path, *, fsync: str = "always") -> None:
+    def __init__(self, folder: Path, *, fsync: str = "always", binary: Path | None = None) -> None:
         self.folder = folder.resolve()
         self._fsync = fsync
+        self._binary = binary
         self._process: subprocess.Popen[bytes] | None = None
         self._lock_file: int | None = None
         self._address: Address | None = None
@@ -77,7 +78,7 @@ class EmbeddedValkey:
         self._lock()
         try:
             await asyncio.to_thread(_end_orphan, self.folder)
-            binary = find_server()
+            binary = self._binary or find_server()
             # The address stays the same over restarts, so that everybody who has it finds the server again.
             self._address = self._address or self._choose_address()
             config = self.folder / "valkey.conf"

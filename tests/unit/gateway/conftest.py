@@ -52,6 +52,9 @@ class Served:
     def __init__(self, name: str, graph: AnyGraph, tier: str | None) -> None:
         self.name, self.graph, self.tier = name, graph, tier
 
+    def bind(self, saver: BaseCheckpointSaver[Any]) -> BaseCheckpointSaver[Any]:
+        return saver
+
     def describe(self) -> Mapping[str, Any]:
         return {"nodes": sorted(self.graph.nodes)}
 

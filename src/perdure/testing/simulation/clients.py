@@ -41,6 +41,8 @@ class Plan(msgspec.Struct, frozen=True):
     follows: bool
     cancels_after_s: float | None
     answers: bool
+    bare: bool
+    """Answers with a bare value, which is for whatever question is open when it arrives: so one client at a time."""
     requeues: int
 
     @classmethod
@@ -69,6 +71,7 @@ class Plan(msgspec.Struct, frozen=True):
             follows=often(0.6),
             cancels_after_s=rng.uniform(0.0, 6.0) if often(0.15) else None,
             answers=often(0.92),
+            bare=often(0.5),
             requeues=rng.choice((0, 1, 1, 2)),
         )
 
@@ -82,6 +85,7 @@ class Clients:
         self._random = random.Random(f"{world.seed} clients")
         self._chance: Chance = world.chance("client line")
         self._keys = 0
+        self._answering: set[TaskId] = set()
         self._plans: dict[TaskId, Plan] = {}
         self.errands: set[asyncio.Task[None]] = set()
         self.followers: dict[asyncio.Task[None], Told] = {}
@@ -133,16 +137,20 @@ class Clients:
         """A client hears, somehow, that its task waits for it."""
         plan = self.plan_of(known)
         if known.status is Status.INTERRUPTED and self.will_answer(known):
-            for _ in range(2 if self._often(0.25) else 1):
-                self._send(self._answer_all(known))
+            bare = plan is None or plan.bare
+            for _ in range(2 if self._often(0.25) and not bare else 1):
+                if not bare or known.ref.task_id not in self._answering:
+                    self._send(self._answer_all(known, bare=bare))
         elif known.status in (Status.FAILED, Status.DEAD) and known.revivals < (plan.requeues if plan else 1):
             self._send(self._requeue(known))
 
-    async def _answer_all(self, known: Known) -> None:
+    async def _answer_all(self, known: Known, *, bare: bool) -> None:
+        self._answering.add(known.ref.task_id)
         path = f"/v1/tasks/{known.ref.task_id}"
         while True:
             await asyncio.sleep(self._random.random() * 2)
             if known.status is not Status.INTERRUPTED:
+                self._answering.discard(known.ref.task_id)
                 return
             task = await self._insist("GET", path, None, keyed=False)
             if task is None or task.status != 200 or task.body["status"] != Status.INTERRUPTED:
@@ -150,7 +158,7 @@ class Clients:
             pending = [asked["id"] for asked in task.body["interrupts"] if asked["id"] not in known.answers]
             if not pending:
                 continue
-            if len(pending) == 1 and self._often(0.5):
+            if len(pending) == 1 and bare:
                 # Only a key makes it safe to repeat an answer that does not say which question it is for.
                 await self._insist("POST", f"{path}/resume", {"value": {"for": pending[0]}}, keyed=True)
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import operator
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Annotated, Any, Final
 
@@ -62,10 +62,11 @@ class Stage:
         self.kill = kill
         self.checkpoints = checkpoints
 
-    @contextlib.asynccontextmanager
-    async def playing(self, lease: Lease) -> AsyncIterator[None]:
-        """The referee knows that the attempt's graph runs, until it does no more."""
+    @contextlib.contextmanager
+    def playing(self, lease: Lease, step: int) -> Iterator[None]:
+        """The author's part of a step: the referee knows that it runs, until it does no more."""
         self.referee.enters(lease, self.worker, self.keeper)
+        self.referee.begins(lease, step)
         try:
             yield
         finally:
@@ -80,10 +81,7 @@ class ScriptRunner:
 
     async def run(self, claim: Claim, control: RunControl) -> Outcome:
         stage = self._stage
-        async with (
-            stage.playing(claim.lease),
-            EventLog(stage.store, claim.lease, stage.clock, claim.task.attempt) as log,
-        ):
+        async with EventLog(stage.store, claim.lease, stage.clock, claim.task.attempt) as log:
             try:
                 return await self._run(claim, control, log)
             except (LeaseLost, DependencyError):
@@ -113,7 +111,8 @@ class ScriptRunner:
                 if question not in task.answers:
                     return Paused([Interrupt(question, {"step": step})], at, await log.take())
                 stage.referee.uses(claim.lease, question, task.answers[question])
-            said = await self._work(claim, script, step, log)
+            with stage.playing(claim.lease, step):
+                said = await self._work(claim, script, step, log)
             await log.flush()
             head = Head(task.task_id, step + 1, f"{task.task_id}-{task.attempt}-{step}")
             await checkpoints.commit(head, said)
@@ -121,7 +120,6 @@ class ScriptRunner:
 
     async def _work(self, claim: Claim, script: Script, step: int, log: EventLog) -> set[str]:
         stage, todo, attempt = self._stage, script.steps[step], claim.task.attempt
-        stage.referee.begins(claim.lease, step)
         said = set()
         for number in range(todo.says):
             mark = f"{claim.task.task_id}/{attempt}/{step}/{number}"
@@ -163,22 +161,22 @@ def _node(step: int) -> Callable[[State], Awaitable[State]]:
         for number in range(todo.asks):
             answer = interrupt({"step": step, "number": number})
             stage.referee.uses(claim.lease, f"ask-{step}-{number}", answer)
-        stage.referee.begins(claim.lease, step)
-        said = []
-        for number in range(todo.says):
-            mark = f"{claim.task.task_id}/{attempt}/{step}/{number}"
-            emit("THOUGHT", mark=mark)
-            said.append(mark)
-            await asyncio.sleep(todo.lasts_s / todo.says)
-        if not todo.says:
-            await asyncio.sleep(todo.lasts_s)
-        if todo.makes_file:
-            artifact(f"file-{step}", FILE)
-        if attempt <= todo.kills_until:
-            stage.kill(f"step {step} ended it")
-            await asyncio.sleep(0)
-        if attempt <= todo.fails_until:
-            raise StepFailed(f"step {step} fails in attempt {attempt}")
+        with stage.playing(claim.lease, step):
+            said = []
+            for number in range(todo.says):
+                mark = f"{claim.task.task_id}/{attempt}/{step}/{number}"
+                emit("THOUGHT", mark=mark)
+                said.append(mark)
+                await asyncio.sleep(todo.lasts_s / todo.says)
+            if not todo.says:
+                await asyncio.sleep(todo.lasts_s)
+            if todo.makes_file:
+                artifact(f"file-{step}", FILE)
+            if attempt <= todo.kills_until:
+                stage.kill(f"step {step} ended it")
+                await asyncio.sleep(0)
+            if attempt <= todo.fails_until:
+                raise StepFailed(f"step {step} fails in attempt {attempt}")
         return {"done": step + 1, "said": said, "trail": [f"{claim.task.task_id}/{step}"]}
 
     return work
@@ -215,7 +213,6 @@ class LangGraphRunner:
     async def run(self, claim: Claim, control: RunControl) -> Outcome:
         token = _on_stage.set((self._stage, claim))
         try:
-            async with self._stage.playing(claim.lease):
-                return await self._runner.run(claim, control)
+            return await self._runner.run(claim, control)
         finally:
             _on_stage.reset(token)

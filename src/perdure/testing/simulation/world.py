@@ -160,7 +160,8 @@ class World:
         await asyncio.wait(storm)
         self._clear()
         await self._come_to_rest()
-        self._judge()
+        if not self.referee.broken:
+            self._judge()
 
     def _clear(self) -> None:
         """The storm is over: nothing gets lost any more, and what stood still goes on."""
