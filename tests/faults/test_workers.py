@@ -128,10 +128,12 @@ async def test_a_node_that_takes_its_process_down_is_given_up_after_max_attempts
     assert (done.status, done.reason, done.losses) == ("dead", "worker_lost", 2)
     assert done.error is not None
     assert done.error.type == "WorkerLost"
-    assert trail.starts == {node: 2}
+    # A death that neighbours shared is charged to nobody until it is clear whose it was, so there may be a few more.
+    assert 2 <= done.attempt < 10
+    assert trail.starts == {node: done.attempt}
     for other in others:
         finished = await client.wait(other.task_id, 40)
-        assert finished.status == "succeeded", "they lost an attempt at most, if they shared the process"
+        assert finished.status == "succeeded", "they shared the process, and pay nothing for its deaths"
         assert finished.result["trail"] == STEPS
 
 

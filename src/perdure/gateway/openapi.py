@@ -17,8 +17,8 @@ from perdure.lifecycle.ids import ID_PATTERN
 _REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 _STREAM = (
-    "Server-Sent Events: frames of the lines `id: EPOCH:SEQ`, `event: METHOD` and `data: JSON`, where the JSON is one of "
-    "the objects that `events` holds in the form `application/json`."
+    "Server-Sent Events: frames of the lines `id: EPOCH:SEQ`, `event: METHOD` and `data: JSON`, where the JSON is one "
+    "of the objects that `events` holds in the form `application/json`."
 )
 _HEADERS: Final[Mapping[str, dict[str, Any]]] = {
     "Idempotency-Key": {

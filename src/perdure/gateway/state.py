@@ -12,7 +12,7 @@ from langgraph.errors import InvalidUpdateError
 from langgraph.types import StateSnapshot
 
 from perdure.errors import Conflict, GraphError, InvalidRequest, NotFound
-from perdure.gateway.services import ServedGraph, Services
+from perdure.gateway.services import AnyGraph, ServedGraph, Services
 from perdure.gateway.wire import CheckpointView, StateView
 from perdure.graph.plain import encode
 from perdure.lifecycle.doorbell import ThreadRef
@@ -177,11 +177,16 @@ async def _put(saver: Saver, entry: CheckpointTuple, thread_id: str, *, writes: 
 
 async def _graph_of(services: Services, thread: ThreadRef) -> ServedGraph | None:
     """The thread's graph; None if it has none, or this gateway cannot load it."""
-    return await served(services, (await services.store.thread(thread)).graph)
+    return await _load(services, (await services.store.thread(thread)).graph)
 
 
-async def served(services: Services, name: str | None) -> ServedGraph | None:
+async def served(services: Services, name: str | None) -> AnyGraph | None:
     """The graph of that name; None if this gateway does not serve it or cannot load it."""
+    loaded = await _load(services, name)
+    return loaded.graph if loaded is not None else None
+
+
+async def _load(services: Services, name: str | None) -> ServedGraph | None:
     if name is None or name not in services.registry.names:
         return None
     try:

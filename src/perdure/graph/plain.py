@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import datetime
+import enum
+import ipaddress
+import pathlib
+import re
+import sys
+import uuid
+from collections import deque
 from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Final
 
 import msgspec
@@ -18,22 +28,39 @@ _OPTIONS: Final = orjson.OPT_NON_STR_KEYS
 DEPTH_MAX: Final = 220
 REPR_MAX: Final = 500
 _INT_MAX: Final = 2**63
+# Their text is their usual JSON form, which is also pydantic's.
+_TEXTS: Final = (
+    Decimal,
+    Fraction,
+    pathlib.PurePath,
+    uuid.UUID,
+    datetime.date,
+    datetime.time,
+    datetime.tzinfo,
+    ipaddress.IPv4Address,
+    ipaddress.IPv6Address,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Network,
+    ipaddress.IPv4Interface,
+    ipaddress.IPv6Interface,
+)
 
 
 class Unserializable(Exception):
     """A value that has no JSON form. `path` is the way to it from the top, such as `report.rows[3]`."""
 
-    def __init__(self, path: str, kind: str) -> None:
+    def __init__(self, path: str, kind: str, fault: str = "which has no JSON form") -> None:
         self.path = path
         self.kind = kind
-        super().__init__(f"{path or 'the value'} is a {kind}, which has no JSON form")
+        super().__init__(f"{path or 'the value'} is a {kind}, {fault}")
 
 
 def encode(value: object) -> bytes:
     """JSON bytes of any value; never fails.
 
-    Messages, pydantic models, dataclasses, dates and sets become plain JSON; bytes become
-    `{"__bytes__": base64}`; whatever has no JSON form becomes `{"__repr__": text, "type": name}`.
+    Messages, pydantic models, dataclasses, dates, decimals, paths, arrays and sets become plain JSON; bytes become
+    `{"__bytes__": base64}`; integers beyond 64 bits become texts; a lone surrogate in a text becomes its escape,
+    `\\ud800`; whatever has no JSON form becomes `{"__repr__": text, "type": name}`.
     """
     try:
         return orjson.dumps(value, default=_simpler, option=_OPTIONS)
@@ -43,8 +70,14 @@ def encode(value: object) -> bytes:
 
 
 def encode_strictly(value: object) -> bytes:
-    """JSON bytes of a value, or Unserializable with the way to the part that has no JSON form."""
+    """JSON bytes of a value, by the rules of `encode`, or Unserializable with the way to the part that has no JSON
+    form; an integer beyond 64 bits has none, as no two readers of JSON agree on it."""
     return orjson.dumps(_plain(value, "", (), strict=True), option=_OPTIONS)
+
+
+def well_formed(text: str) -> str:
+    """The text with lone surrogates, which no UTF-8 can hold, replaced by their escapes."""
+    return str(text) if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def plain(value: object) -> Any:
@@ -60,18 +93,27 @@ def _simpler(value: object) -> object:
         return {"__bytes__": base64.b64encode(value).decode()}
     if isinstance(value, set | frozenset):
         return _ordered(value)
+    if isinstance(value, float):
+        return float(value)
     known = _known(value)
     return known if known is not None else _shown(value)
 
 
 def _plain(value: object, path: str, above: tuple[int, ...], *, strict: bool) -> Any:
-    if value is None or isinstance(value, bool | float):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, enum.Enum):
+        return _plain(value.value, path, above, strict=strict)
+    if isinstance(value, float):
+        return float(value)
     if isinstance(value, int):
-        # orjson refuses more than 64 bits; as text the digits survive.
-        return int(value) if -_INT_MAX <= value < 2 * _INT_MAX else str(int(value))
+        if -_INT_MAX <= value < 2 * _INT_MAX:
+            return int(value)
+        if strict:
+            raise Unserializable(path, "integer of more than 64 bits", "which JSON cannot hold exactly; make it a text")
+        return _digits(int(value))
     if isinstance(value, str):
-        return str(value).encode("utf-8", "replace").decode()
+        return well_formed(value)
     if id(value) in above or len(above) >= DEPTH_MAX:
         if strict:
             raise Unserializable(path, "value that holds itself" if id(value) in above else "value nested too deeply")
@@ -103,7 +145,15 @@ def _plain(value: object, path: str, above: tuple[int, ...], *, strict: bool) ->
 
 
 def _known(value: object) -> object | None:
-    """The plain parts of LangGraph's and msgspec's own values, which are no dataclasses."""
+    """A simpler form of a value that orjson does not know, one level down; None if there is none."""
+    if isinstance(value, _TEXTS):
+        return str(value)
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, re.Pattern):
+        return value.pattern
+    if isinstance(value, deque):
+        return list(value)
     if isinstance(value, Send):
         return {"node": value.node, "input": value.arg}
     if isinstance(value, msgspec.Struct):
@@ -112,7 +162,30 @@ def _known(value: object) -> object | None:
         return {"type": type(value).__name__, "message": str(value)}
     if isinstance(value, Mapping):
         return dict(value)
+    return _from_numpy(value)
+
+
+def _from_numpy(value: object) -> object | None:
+    """What an array or a scalar of numpy holds. Whoever has such a value has imported numpy; nobody else need."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return None
+    if isinstance(value, numpy.generic):
+        item: object = value.item()
+        # Some scalars, such as long doubles, have no Python form and give themselves back.
+        return None if isinstance(item, numpy.generic) else item
+    if isinstance(value, numpy.ndarray) and value.size <= ARRAY_MAX:
+        items: object = value.tolist()
+        return items
     return None
+
+
+def _digits(number: int) -> str:
+    try:
+        return str(number)
+    except ValueError:
+        # Python refuses to write out thousands of digits in decimal.
+        return hex(number)
 
 
 def _fields(model: BaseMessage | BaseModel) -> Mapping[str, object]:
@@ -139,7 +212,7 @@ def _ordered(values: set[Any] | frozenset[Any]) -> list[Any]:
 
 def _key(key: object, path: str, *, strict: bool) -> str:
     if isinstance(key, str):
-        return str(key).encode("utf-8", "replace").decode()
+        return well_formed(key)
     try:
         text: str = next(iter(orjson.loads(orjson.dumps({key: None}, option=_OPTIONS))))
     except (TypeError, ValueError):
@@ -158,5 +231,5 @@ def _text(value: object) -> str:
         text = repr(value)
     except Exception:  # noqa: BLE001 - an author's __repr__ may raise anything, and an event must not fail
         text = f"<{type(value).__qualname__}>"
-    text = text.encode("utf-8", "replace").decode()
+    text = well_formed(text)
     return text if len(text) <= REPR_MAX else text[: REPR_MAX - 1] + "…"
