@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -29,11 +30,11 @@ from perdure.broker.valkey import ValkeyBroker
 from perdure.checkpoint import ValkeySaver
 from perdure.checkpoint.long_term import ValkeyStore as ValkeyLongTerm
 from perdure.clock import Clock, SystemClock
-from perdure.errors import ConfigurationError, GraphError, StoreUnsuitable
+from perdure.errors import ConfigurationError, GraphError, InvalidRequest, StoreUnsuitable
 from perdure.gateway.settings import GatewaySettings, parse_api_keys
 from perdure.graph.registry import GraphRegistry
 from perdure.graph.runner import GraphRunner
-from perdure.lifecycle.ids import Tenant, WorkerId
+from perdure.lifecycle.ids import Tenant, WorkerId, check_id
 from perdure.lifecycle.lease import Lease
 from perdure.lifecycle.task import Priority
 from perdure.recovery.rescuer import Rescuer
@@ -175,7 +176,16 @@ async def _preload(registry: GraphRegistry) -> None:
 
 
 def _graph_tiers(settings: Settings) -> dict[str, str]:
-    return {name: graph["tier"] for name, graph in settings.graphs.items() if "tier" in graph}
+    """The tiers of graphs that the settings name. Raises ConfigurationError for what cannot be a tier's name."""
+    try:
+        check_id(settings.tier, "tier")
+        return {
+            name: check_id(graph["tier"], f"graphs.{name}.tier")
+            for name, graph in settings.graphs.items()
+            if "tier" in graph
+        }
+    except InvalidRequest as error:
+        raise ConfigurationError(f"settings: {error}") from error
 
 
 def _gateway_settings(settings: Settings) -> GatewaySettings:
@@ -204,6 +214,7 @@ async def run_worker(
 
     async with connect(settings, clock) as ports:
         await require_suitable(ports.store, unsafe=settings.unsafe_store)
+        _graph_tiers(settings)
         GraphRegistry.from_file(Path(settings.config))  # A faulty file is told here, once, and not by every child.
         supervisor = Supervisor(
             [sys.executable, "-m", "perdure.assembly"],
@@ -267,6 +278,10 @@ async def run_worker_child(child: ChildSettings, report: ReportWriter, alone: as
     loop.set_default_executor(ThreadPoolExecutor(settings.slots * THREADS_PER_SLOT, thread_name_prefix="node"))
     registry = GraphRegistry.from_file(Path(settings.config))
     loaded = await registry.load_all()
+    for error in registry.broken.values():
+        log.error("%s", error)
+    if not loaded:
+        raise GraphError("no graph can be loaded")
     tiers = {settings.tier}
     if child.every_tier:
         tiers |= {graph.tier for graph in loaded if graph.tier} | set(_graph_tiers(settings).values())
@@ -300,7 +315,10 @@ async def run_worker_child(child: ChildSettings, report: ReportWriter, alone: as
                 ports.client, lease=lease, before_put=before_put, patience_s=CHECKPOINT_PATIENCE_S, clock=clock
             )
 
-        long_term = ValkeyLongTerm(ports.client, index=cast(IndexConfig | None, registry.store_index))
+        @functools.cache
+        def long_term(tenant: Tenant) -> ValkeyLongTerm:
+            return ValkeyLongTerm(ports.client, index=cast(IndexConfig | None, registry.store_index), tenant=tenant)
+
         runner = GraphRunner(registry, ports.store, savers, long_term, clock)
         keeper = LeaseKeeper(open_store, clock, settings.lease_ttl_ms, describe)
         executor = Executor(runner, ports.store, ports.broker, keeper, clock)

@@ -10,8 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from perdure.errors import ConfigurationError, InvalidRequest
-from perdure.lifecycle.ids import check_id
+from perdure.errors import ConfigurationError
 
 SECRETS: Final = frozenset({"store", "broker", "api_keys"})
 """Settings that may hold a password: also read from the file that `PERDURE_<NAME>_FILE` names, and never shown."""
@@ -82,15 +81,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ):
             if not ok:
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}: it must be {mend}")
-        tiers = {
-            "tier": self.tier,
-            **{f"graphs.{name}.tier": graph.get("tier", "cpu") for name, graph in self.graphs.items()},
-        }
-        for name, tier in tiers.items():
-            try:
-                check_id(tier, name)
-            except InvalidRequest as error:
-                raise ConfigurationError(str(error)) from error
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """What a log line or a traceback may show: a secret only as being set."""

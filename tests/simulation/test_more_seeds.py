@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.simulation.test_seeds import CHUNK, SEEDS, run_chunk
 
 

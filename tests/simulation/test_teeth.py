@@ -172,9 +172,9 @@ class RescueIgnoresStart(MemoryStore):
         finally:
             self.started_ms = started_ms
 
-    def _plan(self, thread: _Thread, *, rung: bool = False) -> None:
+    def _plan(self, *args: Any, **more: Any) -> None:
         started_ms, self.started_ms = self.started_ms, 0
-        super()._plan(thread, rung=rung)
+        super()._plan(*args, **more)
         self.started_ms = started_ms
 
 
@@ -296,6 +296,7 @@ MUTANTS: Sequence[type[MemoryStore]] = (
     AppendLosesSome,
     ReserveNever,
     FinishForgetsNext,
+    LoseKeepsAttempts,
 )
 
 

@@ -95,6 +95,7 @@ class Operation(msgspec.Struct, frozen=True):
     media_type: str = "application/json"
     query: Sequence[str] = ()
     headers: Sequence[str] = ()
+    also: Mapping[int, Any] = {}  # further answers that are no problems: status and type
     limit_max: int = LIMIT_MAX
 
 

@@ -62,6 +62,7 @@ def operations() -> list[Operation]:
             media_type="text/event-stream",
             query=_FILTERS,
             headers=("Last-Event-ID",),
+            also={204: None},
             limit_max=PAGE_MAX,
         ),
         Operation(

@@ -110,6 +110,7 @@ def _described(operation: Operation) -> dict[str, Any]:
         "tags": [operation.path.split("/")[2] if operation.path.startswith("/v1/") else "health"],
         "responses": {
             str(operation.status): {"description": "Done", **_content(operation)},
+            **{str(status): {"description": "Done", **_json_of(kind)} for status, kind in operation.also.items()},
             "default": {
                 "description": "A problem",
                 "content": {"application/problem+json": {"schema": {"$ref": _REF.format(name="Problem")}}},
@@ -139,6 +140,12 @@ def _content(operation: Operation) -> dict[str, Any]:
     elif operation.media_type != "application/json":
         content[operation.media_type] = {"schema": {"type": "string"}}
     return {"content": content}
+
+
+def _json_of(kind: Any) -> dict[str, Any]:
+    if kind is None:
+        return {}
+    return {"content": {"application/json": {"schema": {"$ref": _REF.format(name=kind.__name__)}}}}
 
 
 def _query_schema(operation: Operation, name: str) -> dict[str, Any]:

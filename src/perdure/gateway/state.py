@@ -140,6 +140,10 @@ async def point(services: Services, thread: ThreadRef, checkpoint_id: str | None
 async def copy(services: Services, source: ThreadRef, target: ThreadRef, checkpoint_id: str | None) -> None:
     """Copy the state of `source`, up to `checkpoint_id` or whole, into the empty thread `target`."""
     saver = saver_of(services, source)
+    graph = await _graph_of(services, source)
+    if graph is not None:
+        # What is read is written again, so the author's classes must not turn into plain data on the way.
+        saver = graph.bind(saver)
     if checkpoint_id is None:
         try:
             await saver.acopy_thread(source.thread_id, target.thread_id)

@@ -103,6 +103,7 @@ class TaskDesk:
                 Accepted,
                 202,
                 headers=("Prefer",),
+                also={200: TaskView},
             ),
             Operation(
                 "GET",

@@ -42,7 +42,17 @@ class _Made(msgspec.Struct):
 def operations() -> list[Operation]:
     one = PATH + "/{thread_id}"
     return [
-        Operation("POST", PATH, create, "Make an empty thread", Role.SUBMIT, NewThread, ThreadView, 201),
+        Operation(
+            "POST",
+            PATH,
+            create,
+            "Make an empty thread",
+            Role.SUBMIT,
+            NewThread,
+            ThreadView,
+            201,
+            also={200: ThreadView},
+        ),
         Operation("GET", PATH, list_all, "List threads, newest first", answer=ThreadPage, query=("limit", "cursor")),
         Operation("GET", one, get, "One thread as it stands", answer=ThreadView),
         Operation("DELETE", one, delete, "Forget a thread with all that is its own", Role.SUBMIT, status=204),

@@ -60,13 +60,13 @@ class BodyEncoder:
         method, tag, namespace, node, _ = event
         head = b'"method":%s,"params":{"namespace":%s,"timestamp":' % (
             orjson.dumps(method),
-            orjson.dumps(list(namespace)),
+            plain.encode(list(namespace)),
         )
         who = b',"tag":%s,"path":%s,"node":%s,"agent":%s%s' % (
             orjson.dumps(tag),
-            orjson.dumps(path_of(namespace, node)),
-            orjson.dumps(node),
-            orjson.dumps(agent_of(namespace)),
+            plain.encode(path_of(namespace, node)),
+            plain.encode(node),
+            plain.encode(agent_of(namespace)),
             self._ids,
         )
         known = self._speakers[method, tag, namespace, node] = (head, who)

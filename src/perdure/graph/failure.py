@@ -18,6 +18,8 @@ import langchain_core
 import langgraph.pregel
 
 import perdure
+from perdure.graph import plain
+from perdure.graph.exits import AuthorExit
 from perdure.lifecycle.task import TaskError
 
 TRACEBACK_MAX: Final = 16_000
@@ -58,24 +60,29 @@ def author_traceback(error: BaseException) -> str:
         notes = [note for note in getattr(level, "__notes__", None) or () if not _DURING.match(note)]
         level.__notes__ = notes
         level = level.__cause__ or (None if level.__suppress_context__ else level.__context__)
-    text = "".join(told.format())
+    text = plain.well_formed("".join(told.format()))
     return text if len(text) <= TRACEBACK_MAX else text[:1_000] + "\n…\n" + text[-(TRACEBACK_MAX - 1_003) :]
 
 
 def node_of(error: BaseException) -> str | None:
     """The node that raised, by LangGraph's notes: `critic`, or `reflect/critic` inside a subgraph."""
     names = [match.group(1) for note in getattr(error, "__notes__", ()) if (match := _DURING.match(note))]
-    return "/".join(reversed(names)) or None
+    return plain.well_formed("/".join(reversed(names))) or None
 
 
 def task_error(error: BaseException, *, nodes: Iterable[str] = ()) -> TaskError:
     """The error as the task's record keeps it. `nodes`: who may have caused it, if LangGraph does not say."""
-    message = str(error)
+    if isinstance(error, AuthorExit):
+        # Its cause is what the author raised.
+        kind, shown = type(error.__cause__).__name__, error.__cause__ or error
+    else:
+        kind, shown = type(error).__name__, error
+    message = plain.well_formed(str(error))
     return TaskError(
-        type=type(error).__name__,
+        type=kind,
         message=message if len(message) <= MESSAGE_MAX else message[: MESSAGE_MAX - 1] + "…",
         node=node_of(error) or ", ".join(nodes) or None,
-        traceback=author_traceback(error),
+        traceback=author_traceback(shown),
     )
 
 

@@ -26,6 +26,8 @@ from pydantic import BaseModel
 _OPTIONS: Final = orjson.OPT_NON_STR_KEYS
 # Deeper values are shown as text: orjson gives up at 254 levels. All that the gateway takes (200) passes.
 DEPTH_MAX: Final = 220
+ARRAY_MAX: Final = 100_000
+"""Longer arrays are shown as text in events, and refused in results."""
 REPR_MAX: Final = 500
 _INT_MAX: Final = 2**63
 # Their text is their usual JSON form, which is also pydantic's.
@@ -34,8 +36,6 @@ _TEXTS: Final = (
     Fraction,
     pathlib.PurePath,
     uuid.UUID,
-    datetime.date,
-    datetime.time,
     datetime.tzinfo,
     ipaddress.IPv4Address,
     ipaddress.IPv6Address,
@@ -44,6 +44,8 @@ _TEXTS: Final = (
     ipaddress.IPv4Interface,
     ipaddress.IPv6Interface,
 )
+# Where pydantic's own values are defined: addresses, and secrets, whose text is all stars.
+_PYDANTICS: Final = frozenset(("pydantic.types", "pydantic.networks", "pydantic_core._pydantic_core"))
 
 
 class Unserializable(Exception):
@@ -52,7 +54,8 @@ class Unserializable(Exception):
     def __init__(self, path: str, kind: str, fault: str = "which has no JSON form") -> None:
         self.path = path
         self.kind = kind
-        super().__init__(f"{path or 'the value'} is a {kind}, {fault}")
+        article = "an" if kind[0] in "aeiou" else "a"
+        super().__init__(f"{path or 'the value'} is {article} {kind}, {fault}")
 
 
 def encode(value: object) -> bytes:
@@ -146,12 +149,14 @@ def _plain(value: object, path: str, above: tuple[int, ...], *, strict: bool) ->
 
 def _known(value: object) -> object | None:
     """A simpler form of a value that orjson does not know, one level down; None if there is none."""
-    if isinstance(value, _TEXTS):
+    if isinstance(value, _TEXTS) or type(value).__module__ in _PYDANTICS:
         return str(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
     if isinstance(value, re.Pattern):
-        return value.pattern
+        return str(value.pattern)
     if isinstance(value, deque):
         return list(value)
     if isinstance(value, Send):

@@ -28,17 +28,20 @@ from perdure.graph.breakpoints import Breakpoints, unknown_stop
 from perdure.graph.command import MARK_KEY
 from perdure.graph.entry import Entry, find_entry, questions, thread_config
 from perdure.graph.event_log import EventLog
+from perdure.graph.exits import contain_exits
 from perdure.graph.failure import node_of, task_error
 from perdure.graph.outcome import Drained, Failed, Finished, Outcome, Paused
 from perdure.graph.registry import GraphRegistry
 from perdure.graph.tags import Tagged, Tagger
 from perdure.lifecycle.events import Method, Tag
+from perdure.lifecycle.ids import Tenant
 from perdure.lifecycle.lease import Lease
 from perdure.lifecycle.task import Interrupt, Reason, Task, TaskError
 from perdure.store.base import Claim, TaskStore
 
 AnyGraph: TypeAlias = "Pregel[Any, Any, Any, Any]"
 Savers: TypeAlias = Callable[[Lease, Callable[[], Awaitable[None]]], BaseCheckpointSaver[Any]]
+LongTerm: TypeAlias = Callable[[Tenant], BaseStore]
 
 _MODES: Final = ["values", "updates", "messages", "custom", "tasks", "checkpoints"]
 # Newer than the oldest LangGraph that we run on, and missing from the type of modes even where it is there.
@@ -59,10 +62,11 @@ class GraphRunner:
 
     `savers(lease, before_put)` gives the attempt's checkpointer, which awaits `before_put` before it stores a
     checkpoint: then the events and artifacts of a finished step are in the store before the step counts as finished.
+    `long_term(tenant)` gives the long-term store of the task's tenant.
     """
 
     def __init__(
-        self, registry: GraphRegistry, store: TaskStore, savers: Savers, long_term: BaseStore | None, clock: Clock
+        self, registry: GraphRegistry, store: TaskStore, savers: Savers, long_term: LongTerm | None, clock: Clock
     ) -> None:
         self._registry = registry
         self._store = store
@@ -77,6 +81,7 @@ class GraphRunner:
         say), after which the attempt is over and the task stands at its last checkpoint; cancellation passes through,
         and what was not flushed is forgotten.
         """
+        contain_exits(asyncio.get_running_loop())
         async with EventLog(self._store, claim.lease, self._clock, claim.task.attempt) as log:
             run = _Run(self, claim, control, log)
             token = current_attempt.set(run.author)
@@ -92,7 +97,7 @@ class _Run:
     def __init__(self, runner: GraphRunner, claim: Claim, control: RunControl, log: EventLog) -> None:
         self._registry = runner._registry
         self._store = runner._store
-        self._long_term = runner._long_term
+        self._long_term = runner._long_term(claim.lease.tenant) if runner._long_term is not None else None
         self._clock = runner._clock
         self._claim = claim
         self._task: Task = claim.task
@@ -224,11 +229,8 @@ class _Run:
             key = re.split(r"[.\[]", error.path, maxsplit=1)[0]
             node = self._writers.get(key)
             by = f", returned by node {node!r}" if node else ""
-            told = TaskError(
-                "Unserializable",
-                f"result key {key!r}{by}: {error}; return JSON, messages, pydantic models or dataclasses",
-                node=node,
-            )
+            message = f"result key {key!r}{by}: {error}; return JSON, messages, pydantic models or dataclasses"
+            told = TaskError("Unserializable", plain.well_formed(message), node=node)
             return Failed(told, Reason.UNSERIALIZABLE, await self._log.take())
         return Finished(encoded, await self._log.take())
 
@@ -247,7 +249,7 @@ class _Run:
     def _failure(self, error: Exception) -> tuple[TaskError, str]:
         nodes: list[str] = []
         if isinstance(error, GraphError | NotFound):
-            return TaskError(type(error).__name__, str(error)), Reason.GRAPH_ERROR
+            return TaskError(type(error).__name__, plain.well_formed(str(error))), Reason.GRAPH_ERROR
         if isinstance(error, InvalidUpdateError) and (match := _AT_KEY.match(str(error))):
             nodes = sorted({node for node, written in self._writes if match.group(1) in written})
         elif node_of(error) is None or isinstance(error, UndeclaredType) or "serializable" in str(error):
@@ -257,7 +259,7 @@ class _Run:
                 node, key, why = culprit
                 where = f"key {key!r} of node {node!r}" if key else f"what node {node!r} returned"
                 message = f"{where} cannot be stored in a checkpoint: {why}"
-                return TaskError("Unserializable", message, node=node), Reason.UNSERIALIZABLE
+                return TaskError("Unserializable", plain.well_formed(message), node=node), Reason.UNSERIALIZABLE
         return task_error(error, nodes=nodes), Reason.GRAPH_ERROR
 
     def _unserializable(self) -> tuple[str, str, str] | None:

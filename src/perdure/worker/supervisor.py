@@ -239,8 +239,7 @@ class Supervisor:
                 stdout=sys.stderr.fileno(),
                 stderr=sys.stderr.fileno(),
                 pass_fds=(writing,),
-                # LangGraph reads this when it is imported: checkpoints then hold only types that the graph declares.
-                env={"LANGGRAPH_STRICT_MSGPACK": "true", **os.environ, REPORT_FD_VARIABLE: str(writing)},
+                env={**os.environ, REPORT_FD_VARIABLE: str(writing)},
                 start_new_session=True,
             )
         finally:

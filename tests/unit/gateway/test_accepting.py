@@ -13,7 +13,10 @@ import pytest
 from perdure.clock import SystemClock
 from perdure.errors import StoreUnavailable
 from perdure.gateway.body import depth
-from perdure.lifecycle.task import TaskSpec
+from perdure.gateway.settings import GatewaySettings
+from perdure.graph.plain import DEPTH_MAX
+from perdure.lifecycle.ids import Tenant
+from perdure.lifecycle.task import Interrupt, TaskSpec
 from perdure.store.base import Created
 from perdure.store.memory import MemoryStore
 
@@ -86,6 +89,15 @@ REFUSED = [
         "/checkpoint_id",
         id="checkpoint that is not there",
     ),
+    pytest.param(b'{"graph":"echo","input":{"a/b":[0,1e999]}}', 400, "/input/a~1b/1", id="number out of range"),
+    pytest.param(b'{"graph":"echo","input":-1%s}' % (b"0" * 400), 400, "/input", id="400 digits"),
+    pytest.param(b'{"graph":"echo","input":18446744073709551616}', 400, "/input", id="more than 64 bits"),
+    pytest.param(b'{"graph":"echo","input":1,"metadata":{"n":-9223372036854775809}}', 400, "/metadata/n", id="below"),
+    pytest.param(b'{"graph":"echo","input":1,"a/b~c":2}', 400, "/a~1b~0c", id="field with signs of a pointer"),
+    pytest.param(
+        b'{"graph":"echo","input":1,"config":{"max_concurrency":0}}', 400, "/config/max_concurrency", id="no work"
+    ),
+    pytest.param(b'{"graph":"echo","command":null}', 400, "/input", id="neither input nor command"),
     pytest.param(b'{"graph":"nope","input":1}', 404, None, id="unknown graph"),
 ]
 
@@ -116,6 +128,24 @@ async def test_deep_json_is_refused_without_being_parsed(house: House, opener: b
 
 async def test_many_brackets_that_are_not_deep_are_taken(house: House) -> None:
     await house.submit(input={"rows": [[["]}[{" * 3]]] * 300})
+
+
+@pytest.mark.parametrize(
+    "number", [b"18446744073709551615", b"-9223372036854775808", b"1e300", b"1e-999", b"0.12345678901234567890123"]
+)
+async def test_numbers_that_can_be_kept_are_taken_and_so_are_digits_in_text(house: House, number: bytes) -> None:
+    body = b'{"graph":"echo","input":{"n":%s,"text":"NaN 1e999 99999999999999999999999"}}' % number
+    answer = await house.http.post("/v1/tasks", content=body, headers=JSON)
+    assert answer.status_code == 202, answer.text
+
+
+def test_events_and_results_may_be_as_deep_as_what_is_taken() -> None:
+    assert GatewaySettings().depth_max < DEPTH_MAX
+
+
+async def test_null_is_as_good_as_absent(house: House) -> None:
+    accepted = await house.submit(config=None, context=None, command=None)
+    assert (await house.http.get(accepted["links"]["self"])).json()["input"] == {"n": 1}
 
 
 def test_depth_does_not_count_brackets_in_strings() -> None:
@@ -212,6 +242,39 @@ async def test_store_away_is_503_with_retry_after_and_tells_no_secret(opened: Op
         assert (await house.http.get("/v1/tasks")).json()["tasks"] == []
 
 
+class HangingStore(MemoryStore):
+    """A store whose answers do not come, though the task may be stored; or whose reservations do not."""
+
+    deaf = ""
+
+    async def create(self, spec: TaskSpec) -> Created:
+        created = await super().create(spec)
+        if self.deaf == "create":
+            await asyncio.Event().wait()
+        return created
+
+    async def reserve(self, tenant: Tenant, key: str, fingerprint: str, answer: bytes) -> bytes | None:
+        if self.deaf == "reserve":
+            await asyncio.Event().wait()
+        return await super().reserve(tenant, key, fingerprint, answer)
+
+
+@pytest.mark.parametrize("deaf", ["create", "reserve"])
+async def test_store_that_hangs_is_503_in_time_and_the_same_key_makes_the_retry_safe(opened: Open, deaf: str) -> None:
+    store = HangingStore(SystemClock())
+    async with opened(store=store, accept_timeout_s=0.05) as house:
+        body, key = {"graph": "echo", "input": 1}, {"Idempotency-Key": "k"}
+        store.deaf = deaf
+        first = await house.http.post("/v1/tasks", json=body, headers=key)
+        assert (first.status_code, first.headers["retry-after"]) == (503, "1")
+        assert first.json()["type"].endswith("/acceptance-unknown")
+        assert "Idempotency-Key" in first.json()["detail"]
+        store.deaf = ""
+        again = await house.http.post("/v1/tasks", json=body, headers=key)
+        tasks = (await house.http.get("/v1/tasks")).json()["tasks"]
+        assert [task["task_id"] for task in tasks] == [again.json()["task_id"]]
+
+
 async def test_broker_away_is_still_202_and_says_so(house: House) -> None:
     house.broker.away = True
     answer = await house.http.post("/v1/tasks", json={"graph": "echo", "input": 1})
@@ -266,6 +329,27 @@ async def test_prefer_wait_gives_the_202_when_the_time_is_over_and_is_clamped(op
         assert answer.status_code == 202
         shown = await house.http.get(answer.headers["location"], headers={"Prefer": "respond-async, wait=5"})
         assert shown.json()["status"] == "queued"
+
+
+async def test_wait_longer_than_the_bound_is_clamped_whatever_its_digits(opened: Open) -> None:
+    async with opened(wait_max_s=0.05) as house:
+        for digits in ("1234567", "9" * 400):
+            answer = await house.http.post(
+                "/v1/tasks", json={"graph": "echo", "input": 1}, headers={"Prefer": f"wait={digits}"}
+            )
+            assert (answer.status_code, answer.headers["preference-applied"]) == (202, "wait=0")
+
+
+async def test_prefer_wait_answers_at_once_when_the_task_asks_back(house: House) -> None:
+    async def ask() -> None:
+        while not (tasks := (await house.http.get("/v1/tasks")).json()["tasks"]):
+            pass
+        await house.store.pause(await house.claim(tasks[0]), [Interrupt("q1", None)], "c1")
+
+    async with asyncio.TaskGroup() as group, asyncio.timeout(10):
+        group.create_task(ask())
+        answer = await house.http.post("/v1/tasks", json={"graph": "echo", "input": 1}, headers={"Prefer": "wait=20"})
+    assert (answer.status_code, answer.json()["status"]) == (202, "interrupted")
 
 
 async def test_waiters_are_bounded(opened: Open) -> None:

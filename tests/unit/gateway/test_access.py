@@ -50,6 +50,20 @@ async def test_named_origins_may_call_and_read_the_answers_headers(opened: Open)
         assert "Location" in answer.headers["access-control-expose-headers"]
 
 
+async def test_a_welcome_page_may_read_refusals_too_and_an_unwelcome_one_may_not(opened: Open) -> None:
+    async with opened(keys=parse_api_keys("acme:read:reads-only-key"), origins=("https://app.example",)) as house:
+        welcome = {"Origin": "https://app.example"}
+        refused = await house.http.get("/v1/tasks", headers=welcome)
+        body, key = {"graph": "echo", "input": 1}, {"x-api-key": "reads-only-key"}
+        forbidden = await house.http.post("/v1/tasks", json=body, headers={**welcome, **key})
+        assert (refused.status_code, forbidden.status_code) == (401, 403)
+        for answer in (refused, forbidden):
+            assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        foreign = await house.http.get("/v1/tasks", headers={"Origin": "https://evil.example", **key})
+        assert foreign.status_code == 403
+        assert "access-control-allow-origin" not in foreign.headers
+
+
 async def test_keys_open_their_tenants_things_alone(opened: Open) -> None:
     async with opened(keys=parse_api_keys(KEYS)) as house:
         assert (await house.http.get("/v1/tasks")).status_code == 401

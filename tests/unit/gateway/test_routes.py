@@ -44,8 +44,8 @@ async def test_cancel_rings_for_the_next_task_of_the_thread(house: House) -> Non
     assert await house.broker.depth("gpu") == 1
 
 
-async def paused(house: House, *ids: str) -> dict[str, Any]:
-    accepted = await house.submit()
+async def paused(house: House, *ids: str, graph: str = "echo") -> dict[str, Any]:
+    accepted = await house.submit(graph=graph)
     lease = await house.claim(accepted)
     await house.store.pause(lease, [Interrupt(name, {"ask": name}) for name in ids], "c1")
     return accepted
@@ -73,6 +73,11 @@ async def test_bare_value_with_two_questions_is_409_that_lists_them(house: House
     [
         ({}, "/value"),
         ({"value": 1, "responses": []}, "/value"),
+        ({"responses": []}, "/responses"),
+        ({"value": 1, "goto": "three"}, "/goto"),
+        ({"value": 1, "goto": ["one", "__start__"]}, "/goto/1"),
+        ({"value": 1, "update": [1]}, "/update"),
+        ({"value": 1, "update": {"n": 1, "m/": 2}}, "/update/m~1"),
         ({"responses": [{"interrupt_id": "nope", "value": 1}]}, "/responses"),
         ({"responses": [{"interrupt_id": "q1"}]}, "/responses/0/value"),
         (
@@ -86,6 +91,39 @@ async def test_resume_names_what_is_wrong(house: House, body: dict[str, Any], po
     answer = await house.http.post(accepted["links"]["self"] + "/resume", json=body)
     assert answer.status_code == 400
     assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+async def test_update_and_goto_that_the_graph_knows_are_taken(house: House) -> None:
+    accepted = await paused(house, "q1")
+    body = {"value": 1, "update": {"n": 5}, "goto": "two"}
+    assert (await house.http.post(accepted["links"]["self"] + "/resume", json=body)).status_code == 202
+
+
+async def test_graph_that_does_not_load_here_leaves_the_check_to_its_worker(house: House) -> None:
+    accepted = await paused(house, "q1", graph="broken")
+    body = {"value": 1, "update": {"n": 5}, "goto": "anywhere"}
+    assert (await house.http.post(accepted["links"]["self"] + "/resume", json=body)).status_code == 202
+
+
+async def test_answered_questions_are_hidden_and_may_be_answered_again_only_alike(house: House) -> None:
+    accepted = await paused(house, "q1", "q2", "q3")
+    path = accepted["links"]["self"]
+
+    async def answer(interrupt_id: str, value: Any) -> int:
+        body = {"responses": [{"interrupt_id": interrupt_id, "value": value}]}
+        return (await house.http.post(path + "/resume", json=body)).status_code
+
+    assert await answer("q1", {"b": 1, "a": 2}) == 202
+    assert [question["id"] for question in (await house.http.get(path)).json()["interrupts"]] == ["q2", "q3"]
+    ambiguous = (await house.http.post(path + "/resume", json={"value": 1})).json()["detail"]
+    assert ("q1" in ambiguous, "q2" in ambiguous) == (False, True)
+    assert await answer("q1", {"a": 2, "b": 1}) == 202
+    assert await answer("q1", {"a": 2, "b": True}) == 400
+    both = [{"interrupt_id": "q1", "value": {"b": 1, "a": 2}}, {"interrupt_id": "q2", "value": 2}]
+    assert (await house.http.post(path + "/resume", json={"responses": both})).status_code == 202
+    assert [question["id"] for question in (await house.http.get(path)).json()["interrupts"]] == ["q3"]
+    assert await answer("q3", None) == 202
+    assert (await house.http.get(path)).json()["status"] == "queued"
 
 
 async def test_repeated_answer_under_one_key_does_not_answer_a_later_question(house: House) -> None:
@@ -143,6 +181,8 @@ async def test_list_filters_and_pages(house: House) -> None:
         ({"limit": "x"}, "/limit"),
         ({"state": "queued"}, "/state"),
         ({"cursor": "a b"}, "/cursor"),
+        ({"cursor": "zz"}, "/cursor"),
+        ({"a/b": "1"}, "/a~1b"),
         ({"thread_id": "../x"}, "/thread_id"),
     ],
 )
@@ -193,6 +233,36 @@ async def with_state(house: House) -> str:
     graph = counting_graph().copy(update={"checkpointer": house.saver})
     await graph.ainvoke({"n": 0}, {"configurable": {"thread_id": "t"}})
     return "/v1/threads/t"
+
+
+async def test_thread_that_is_there_is_shown_if_it_is_the_same_and_else_refused(house: House) -> None:
+    same = {"thread_id": "t1", "metadata": {"a": 1}, "graph": "echo"}
+    key = {"Idempotency-Key": "k"}
+    assert (await house.http.post("/v1/threads", json=same, headers=key)).status_code == 201
+    assert (await house.http.post("/v1/threads", json=same)).status_code == 200
+    assert (await house.http.post("/v1/threads", json=same, headers=key)).status_code == 201
+    for other in ({"metadata": {"a": 2}}, {"graph": "train"}):
+        answer = await house.http.post("/v1/threads", json={**same, **other})
+        assert (answer.status_code, answer.json()["reason"]) == (409, "thread_exists")
+    assert (await house.http.get("/v1/threads/t1")).json()["metadata"] == {"a": 1}
+
+
+async def test_correction_at_an_unknown_checkpoint_is_404_and_leaves_the_state(house: House) -> None:
+    path = await with_state(house)
+    body = {"values": {"n": 1}, "as_node": "one", "checkpoint_id": "1efd0000-0000-6000-8000-000000000000"}
+    assert (await house.http.post(path + "/state", json=body)).status_code == 404
+    assert (await house.http.get(path + "/state")).json()["values"] == {"n": 11}
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "pointer"),
+    [("/v1/threads", {"cursor": "zz"}, "/cursor"), ("/v1/threads/t/checkpoints", {"before": "zz"}, "/before")],
+)
+async def test_bad_cursors_are_refused(house: House, path: str, query: dict[str, str], pointer: str) -> None:
+    await with_state(house)
+    answer = await house.http.get(path, params=query)
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["pointer"] == pointer
 
 
 async def test_state_history_and_time_travel(house: House) -> None:
@@ -301,6 +371,7 @@ async def test_unknown_paths_and_methods_are_problems(house: House) -> None:
     assert (missing.status_code, missing.headers["content-type"]) == (404, "application/problem+json")
     wrong = await house.http.put("/v1/tasks/x/cancel")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert wrong.json()["detail"] == "PUT is not possible here; use POST"
     assert wrong.headers["content-type"] == "application/problem+json"
 
 
@@ -333,6 +404,29 @@ async def test_every_operation_of_the_document_is_reachable_and_every_reference_
             assert answer.status_code != 405, path
             if answer.status_code == 404:
                 assert "no route" not in answer.json()["detail"], path
+
+
+async def test_document_tells_the_headers_the_forms_of_a_stream_and_that_a_limit_is_a_number(house: House) -> None:
+    paths = (await house.http.get("/openapi.json")).json()["paths"]
+
+    def parameters(path: str, method: str) -> dict[str, Any]:
+        return {parameter["name"]: parameter["schema"] for parameter in paths[path][method]["parameters"]}
+
+    assert set(parameters("/v1/tasks", "post")) == {"Prefer", "Idempotency-Key"}
+    assert "Prefer" in parameters("/v1/tasks/{task_id}", "get")
+    for path in ("/v1/tasks/{task_id}/events", "/v1/threads/{thread_id}/events"):
+        assert "Last-Event-ID" in parameters(path, "get")
+        assert parameters(path, "get")["limit"] == {"type": "integer", "minimum": 1, "maximum": 1000}
+        content = paths[path]["get"]["responses"]["200"]["content"]
+        assert set(content) == {"application/json", "text/event-stream", "text/plain"}
+        assert content["text/event-stream"]["schema"]["type"] == "string"
+    assert parameters("/v1/tasks", "get")["limit"]["maximum"] == 100
+    for path, method, status in (
+        ("/v1/tasks", "post", "200"),
+        ("/v1/threads", "post", "200"),
+        ("/v1/tasks/{task_id}/events", "get", "204"),
+    ):
+        assert status in paths[path][method]["responses"]
 
 
 async def test_docs_page_needs_no_download(house: House) -> None:

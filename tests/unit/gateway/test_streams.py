@@ -196,6 +196,35 @@ async def test_heartbeat_under_a_filter_carries_the_newest_id(opened: Open) -> N
             assert "data" not in frame
 
 
+async def test_heartbeat_of_a_text_stream_is_a_lone_newline(opened: Open) -> None:
+    """Else a proxy would take a quiet stream for a dead one."""
+    async with opened(heartbeat_s=0.02) as house:
+        accepted = await house.submit()
+        async with house.http.stream("GET", accepted["links"]["events"], headers={"Accept": "text/plain"}) as answer:
+            lines = answer.aiter_lines()
+            assert "#1" in await anext(lines)
+            assert await anext(lines) == ""
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", "text/event-stream"),
+        ("application/json;q=0.1, text/event-stream", "text/event-stream"),
+        ("text/event-stream;q=0.5, application/json", "application/json"),
+        ("application/json, text/event-stream", "text/event-stream"),
+        ("text/plain;q=0, */*", "text/event-stream"),
+        ("application/*", "application/json"),
+        ("TEXT/PLAIN; charset=utf-8, */*;q=0.1", "text/plain"),
+        ("image/png", "text/event-stream"),
+    ],
+)
+async def test_form_of_the_events_is_the_one_that_the_client_weighs_most(house: House, accept: str, kind: str) -> None:
+    accepted = await ended_task(house, 1)
+    answer = await house.http.get(accepted["links"]["events"], headers={"Accept": accept})
+    assert answer.headers["content-type"].partition(";")[0] == kind
+
+
 async def test_interrupted_task_stays_open_and_goes_on(house: House) -> None:
     accepted = await house.submit()
     lease = await house.claim(accepted)
@@ -278,9 +307,11 @@ async def test_trimmed_cursor_gets_a_gap_the_state_and_what_is_kept(opened: Open
         store.trimmed = 6
         found = await read_all(house, accepted["links"]["events"], **{"Last-Event-ID": "2"})
         assert [frame.get("event") for frame in found[1:3]] == ["gap", "values"]
-        gap = orjson.loads(found[1]["data"])["params"]
-        assert (gap["requested"].split(":")[1], gap["first_available"]) == ("2", 7)
-        assert orjson.loads(found[2]["data"])["params"]["data"] == {"n": 3}
+        gap, values = (orjson.loads(frame["data"])["params"] for frame in found[1:3])
+        assert (gap["data"]["requested"].split(":")[1], gap["data"]["first_available"]) == ("2", 7)
+        assert gap["namespace"] == values["namespace"] == []
+        assert gap["timestamp"] == values["timestamp"] > 0
+        assert values["data"] == {"n": 3}
         assert seqs(found[3:]) == list(range(7, 14))
         assert found[-1]["event"] == "end"
 

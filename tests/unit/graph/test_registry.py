@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -231,3 +232,59 @@ async def test_a_graphs_tier_is_read_from_its_config(project: Any) -> None:
     source = GRAPH + "graph = graph.with_config(metadata={'perdure': {'tier': 'light'}})\n"
     loaded = await GraphRegistry.from_file(project({"graphs": {"x": "./tiered.py:graph"}}, tiered=source)).load("x")
     assert loaded.tier == "light"
+
+
+async def test_a_broken_graph_does_not_keep_the_others_from_loading(project: Any) -> None:
+    path = project(
+        {"graphs": {"broken": "./broken.py:graph", "adder": "./agent.py:graph"}}, agent=GRAPH, broken="1 / 0"
+    )
+    registry = GraphRegistry.from_file(path)
+    assert [loaded.name for loaded in await registry.load_all()] == ["adder"]
+    assert list(registry.broken) == ["broken"]
+    assert "ZeroDivisionError" in str(registry.broken["broken"])
+    project({"graphs": {}}, broken=GRAPH)
+    await registry.load("broken")
+    assert not registry.broken
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GRAPH.replace('"gpu"', '"big gpu"'), "node 'add' has the tier 'big gpu'"),
+        (GRAPH.replace('"gpu"', "7 * [1]"), "node 'add' has the tier"),
+        (
+            GRAPH + 'graph = graph.with_config(metadata={"perdure": {"tier": "/"}})\n',
+            "the graph has the tier '/'",
+        ),
+        (
+            GRAPH.replace('"gpu"', '"g/p"') + "outer = StateGraph(State)\nouter.add_node('sub', graph)\n"
+            "outer.add_edge(START, 'sub')\ngraph = outer\n",
+            "node 'sub/add' has the tier 'g/p'",
+        ),
+    ],
+)
+async def test_a_tier_that_is_no_id_is_refused_at_load_and_its_node_named(project: Any, text: str, words: str) -> None:
+    registry = GraphRegistry.from_file(project({"graphs": {"adder": "./agent.py:graph"}}, agent=text))
+    with pytest.raises(GraphError, match=re.escape(words)):
+        await registry.load("adder")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "types"),
+    [([["http", "HTTPMethod"]], {("http", "HTTPMethod")}), ([["a", "b", "C"]], {("a.b", "C")}), (None, set())],
+)
+async def test_langgraphs_own_setting_adds_classes_that_checkpoints_may_hold(
+    project: Any, allowed: Any, types: Any
+) -> None:
+    config = {"graphs": {"adder": "./agent.py:graph"}, "checkpointer": {"serde": {"allowed_msgpack_modules": allowed}}}
+    loaded = await GraphRegistry.from_file(project(config, agent=GRAPH)).load("adder")
+    assert loaded.types == types
+
+
+async def test_all_classes_can_be_allowed_and_a_malformed_setting_is_refused(project: Any) -> None:
+    graphs = {"graphs": {"adder": "./agent.py:graph"}}
+    path = project({**graphs, "checkpointer": {"serde": {"allowed_msgpack_modules": True}}}, agent=GRAPH)
+    assert (await GraphRegistry.from_file(path).load("adder")).types is True
+    path = project({**graphs, "checkpointer": {"serde": {"allowed_msgpack_modules": ["http.HTTPMethod"]}}})
+    with pytest.raises(ConfigurationError, match="allowed_msgpack_modules must be"):
+        GraphRegistry.from_file(path)

@@ -13,7 +13,9 @@ import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
-from langgraph.runtime import RunControl
+from langgraph.runtime import RunControl, Runtime
+from langgraph.store.base import BaseStore
+from langgraph.store.memory import InMemoryStore
 from langgraph.types import Send
 from pydantic import BaseModel
 
@@ -21,6 +23,8 @@ from perdure import artifact, emit, idempotency_key
 from perdure.errors import LeaseLost, StoreUnavailable
 from perdure.graph.author import ARTIFACT_BYTES_MAX
 from perdure.graph.outcome import Drained, Failed, Finished
+from perdure.graph.registry import GraphRegistry
+from perdure.graph.runner import GraphRunner
 from perdure.lifecycle.ids import WorkerId
 
 pytestmark = pytest.mark.anyio
@@ -439,6 +443,108 @@ async def test_what_cannot_be_run_fails_with_words_that_mend_it(
     outcome = await house.attempt(await house.submit(graph, input, **more))
     assert isinstance(outcome, Failed)
     assert words in outcome.error.message
+
+
+async def test_a_lone_surrogate_in_an_error_an_event_or_a_result_is_shown_as_its_escape(deploy: Any) -> None:
+    """UTF-8 has no form for it, and no part of a task's record may fail because of it."""
+
+    def fails(state: Log) -> Any:
+        emit("THOUGHT", "half \ud83d")
+        raise ValueError("half \ud83d")
+
+    house = deploy(agent=chain(fails), whole=chain(lambda_node))
+    ref = await house.submit("agent", {"log": []})
+    outcome = await house.attempt(ref)
+    assert isinstance(outcome, Failed)
+    assert outcome.error.message == "half \\ud83d"
+    assert "half \\ud83d" in (outcome.error.traceback or "")
+    assert [e.data["text"] for e in await house.events(ref) if e.tag == "THOUGHT"] == ["half \\ud83d"]
+    assert result_of(await house.attempt(await house.submit("whole", {"log": []}))) == {"log": ["half \\ud83d"]}
+
+
+def lambda_node(state: Log) -> Log:
+    return {"log": ["half \ud83d"]}
+
+
+def leaves(state: Log) -> Any:
+    raise SystemExit(3)
+
+
+async def leaves_later(state: Log) -> Any:
+    await asyncio.sleep(0)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("graph", "node", "kind"),
+    [
+        (chain("a", leaves), "leaves", "SystemExit"),
+        (chain("a", leaves_later), "leaves_later", "KeyboardInterrupt"),
+        (chain(_as_node(chain(leaves_later), "sub")), "sub/leaves_later", "KeyboardInterrupt"),
+    ],
+)
+async def test_a_node_that_exits_fails_its_task_and_not_the_worker(
+    deploy: Any, graph: Any, node: str, kind: str
+) -> None:
+    house = deploy(agent=graph)
+    outcome = await house.attempt(await house.submit("agent", {"log": []}))
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason, outcome.error.type, outcome.error.node) == ("graph_error", kind, node)
+    assert "test_runner.py" in (outcome.error.traceback or "")
+
+
+async def test_an_integer_of_more_than_64_bits_fails_the_task_and_names_key_and_node(deploy: Any) -> None:
+    class State(TypedDict, total=False):
+        total: int
+
+    graph = StateGraph(State)
+    graph.add_node("count", lambda state: {"total": 2**70})
+    graph.add_edge(START, "count")
+    house = deploy(agent=graph)
+    outcome = await house.attempt(await house.submit("agent", {}))
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason, outcome.error.node) == ("unserializable", "count")
+    assert "key 'total' of node 'count'" in outcome.error.message
+
+
+async def test_numpys_arrays_become_a_plain_result_and_its_scalars_are_refused_by_name(deploy: Any) -> None:
+    """LangGraph's checkpoints hold arrays, and no scalars."""
+    numpy = pytest.importorskip("numpy")
+
+    class State(TypedDict, total=False):
+        mean: float
+        rows: Any
+
+    graphs = {}
+    for name, made in (("arrays", {"rows": numpy.array([1, 2])}), ("scalars", {"mean": numpy.float64(1.5)})):
+        graph = StateGraph(State)
+        graph.add_node("count", lambda state, made=made: made)
+        graph.add_edge(START, "count")
+        graphs[name] = graph
+    house = deploy(**graphs)
+    assert result_of(await house.attempt(await house.submit("arrays", {}))) == {"rows": [1, 2]}
+    house = deploy(**graphs)
+    outcome = await house.attempt(await house.submit("scalars", {}))
+    assert isinstance(outcome, Failed)
+    assert "key 'mean' of node 'count'" in outcome.error.message
+
+
+async def test_a_task_sees_the_long_term_store_of_its_tenant(deploy: Any) -> None:
+    stores: dict[str, BaseStore] = {}
+
+    def node(state: Log, runtime: Runtime[None]) -> Log:
+        assert runtime.store is not None
+        return {"log": ["mine" if runtime.store is stores["default"] else "not mine"]}
+
+    house = deploy(agent=chain(node))
+
+    def long_term(tenant: str) -> BaseStore:
+        return stores.setdefault(tenant, InMemoryStore())
+
+    registry = GraphRegistry.of({"agent": chain(node)})
+    house.runner = GraphRunner(registry, house.store, house._saver, long_term, house.clock)
+    assert result_of(await house.attempt(await house.submit("agent", {"log": []}))) == {"log": ["mine"]}
+    assert list(stores) == ["default"]
 
 
 # --- what authors emit

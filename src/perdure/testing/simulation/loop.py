@@ -10,9 +10,13 @@ import sys
 from asyncio import events
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Never
+from concurrent.futures import Executor
+from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
 from perdure.testing.simulation.process import Process, running_process
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 TURNS_MAX: Final = 300_000
 TURN_S: Final = 2e-6
@@ -43,24 +47,32 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = _Soon(callback, args, self, context if context is not None else contextvars.copy_context())
         self._soon.append(handle)
         return handle
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         return self.call_soon(callback, *args, context=context)
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self,
+        delay: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         handle = _Later(when, callback, args, self, context if context is not None else contextvars.copy_context())
         heapq.heappush(self._later, (when, next(self._numbers), handle))
@@ -71,7 +83,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         assert isinstance(handle, _Soon | _Later)
         self._soon.append(handle)
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Never:
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
+    ) -> asyncio.Future[T]:
         raise RuntimeError(f"{func!r} wants a thread, and a simulation has none: use async code")
 
     def is_running(self) -> bool:

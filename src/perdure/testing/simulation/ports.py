@@ -64,7 +64,8 @@ class RemoteStore:
             try:
                 answer = await self._wire.ask(verb, lambda: act(*args, **more))
             except BaseException as error:
-                self._trace.tell(self._process.name, f"{verb}: {type(error).__name__} {error}")
+                why = "" if isinstance(error, asyncio.CancelledError) else f" {error}"
+                self._trace.tell(self._process.name, f"{verb}: {type(error).__name__}{why}")
                 raise
             if self._trace.kept and verb not in ("due", "events", "heartbeat", "get", "thread"):
                 self._trace.tell(self._process.name, f"{verb} -> {_seen(answer)}")
@@ -115,10 +116,13 @@ class RemoteStore:
 
 
 class RemoteBroker(Broker):
-    """The memory broker for one process. Rings get lost, doubled and overtaken on their way; what a dead listener
-    had taken is rung again, or lost with it."""
+    """The memory broker for one process. Rings get lost, doubled and overtaken on their way, and some ring for a task
+    that nobody meant; what a dead listener had taken is rung again, or lost with it."""
 
-    def __init__(self, broker: MemoryBroker, server: Server, chance: Chance, process: Process) -> None:
+    def __init__(
+        self, broker: MemoryBroker, server: Server, chance: Chance, process: Process, witness: Witness
+    ) -> None:
+        self._witness = witness
         self._broker = broker
         self._server = server
         self._wire = Wire(server, chance)
@@ -131,6 +135,9 @@ class RemoteBroker(Broker):
             for bell in doorbells:
                 if chance.strikes(weather.bell_lost):
                     continue
+                if chance.strikes(weather.bell_stray):
+                    stray = Doorbell(self._witness.anybody(chance.random), bell.tier, bell.priority)
+                    self._server.process.call_later(chance.random.random(), self._put, stray)
                 for _ in range(2 if chance.strikes(weather.bell_doubled) else 1):
                     self._server.process.call_later(chance.fate().there_s, self._put, bell)
 
@@ -215,7 +222,7 @@ def _deliver(server: Server, answer: asyncio.Future[Sequence[Delivery]], deliver
         answer.set_result(deliveries)
         return
     for delivery in deliveries:
-        server.process.start(delivery.release(), "release")  # type: ignore[arg-type]
+        server.process.start(delivery.release(), "release")
 
 
 def _seen(answer: Any) -> str:

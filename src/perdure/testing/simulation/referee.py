@@ -35,6 +35,7 @@ class Promise(StrEnum):
     NOT_AGAIN = "a finished step never runs again"
     WHOLE = "a task that succeeded has run all its steps"
     NOT_INTERLEAVED = "tasks of a thread do not interleave"
+    BOUNDED = "a task dies when its attempts are used up, not before"
     ONE_HOLDER = "no lease is held by two"
     NOT_TAKEN = "a lease is taken only from the dead, the expired or the ended"
     FENCED = "a superseded holder writes nothing"
@@ -72,7 +73,9 @@ class Known(msgspec.Struct):
 
     ref: TaskRef
     script: Script
+    max_attempts: int
     status: Status = Status.QUEUED
+    losses: int = 0
     started: bool = False
     cancelled: bool = False
     ends: int = 0
@@ -131,7 +134,7 @@ class Referee:
         ref = TaskRef(spec.tenant, spec.thread_id, spec.task_id)
         if spec.task_id in self.tasks:
             self.blame(Promise.MADE_ONCE, f"task {spec.task_id} was made twice")
-        known = self.tasks[spec.task_id] = Known(ref, Script.of_input(spec.input))
+        known = self.tasks[spec.task_id] = Known(ref, Script.of_input(spec.input), spec.max_attempts)
         self._changed(known)
 
     def claimed(self, lease: Lease, ref: TaskRef, ttl_ms: int) -> None:
@@ -251,16 +254,17 @@ class Referee:
         if owner is not None and owner != ref.task_id and self.tasks[owner].status not in TERMINAL:
             self.blame(Promise.NOT_INTERLEAVED, f"{_short(ref)} was requeued while {_brief(owner)} has begun")
         known.revivals += 1
+        known.losses = 0
         self._set(known, Status.QUEUED)
 
-    def abandoned(self, thread: ThreadRef, worker: WorkerId, task: Task | None) -> None:
-        """`task` is what the thread's holder held, as it stands now."""
+    def abandoned(self, thread: ThreadRef, worker: WorkerId, task: Task | None, *, charge: bool) -> None:
+        """`task` is what the thread's holder held, as it stands now; `charge`: the loss counts as an attempt."""
         held = self.held.get(thread)
         if held is None or task is None or task.status is Status.RUNNING:
             return
         if held.lease.worker != worker:
             self.blame(Promise.NOT_TAKEN, f"{held.lease.worker}'s lease was taken when {worker} died")
-        self._lost(thread, task)
+        self._lost(thread, task, charge=charge)
 
     def rescued(self, thread: ThreadRef, tasks: Sequence[Task]) -> None:
         """A rescuer looked at a thread; `tasks` are all of it as they stand now."""
@@ -343,9 +347,15 @@ class Referee:
         if self._of(lease) is not None:
             del self.held[ThreadRef(lease.tenant, lease.thread_id)]
 
-    def _lost(self, thread: ThreadRef, task: Task) -> None:
+    def _lost(self, thread: ThreadRef, task: Task, *, charge: bool = True) -> None:
         del self.held[thread]
         known = self.tasks[task.task_id]
+        known.losses += charge
+        if (task.status is Status.DEAD) is not (known.losses >= known.max_attempts):
+            self.blame(
+                Promise.BOUNDED,
+                f"{_short(known.ref)} is {task.status} after {known.losses} of {known.max_attempts} attempts",
+            )
         if task.status is Status.DEAD:
             self._end(known.ref, Status.DEAD)
         else:

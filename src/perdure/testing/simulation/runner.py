@@ -7,7 +7,7 @@ import contextlib
 import operator
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -151,7 +151,11 @@ class State(TypedDict, total=False):
 _on_stage: ContextVar[tuple[Stage, Claim] | None] = ContextVar("simulated_stage", default=None)
 
 
-def _node(step: int) -> Callable[[State], Awaitable[State]]:
+class _Node(Protocol):
+    def __call__(self, state: State) -> Awaitable[State]: ...
+
+
+def _node(step: int) -> _Node:
     async def work(state: State) -> State:
         there = _on_stage.get()
         assert there is not None

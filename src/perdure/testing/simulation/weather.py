@@ -30,6 +30,8 @@ class Weather(msgspec.Struct, frozen=True):
     late_max_s: float = 1.0
     bell_lost: float = 0.0
     bell_doubled: float = 0.0
+    bell_stray: float = 0.0
+    """A ring for a task that nobody meant, such as one that waits behind another."""
     cut_stream: float = 0.0
     crash_every_s: float = 0.0
     stop_every_s: float = 0.0
@@ -54,6 +56,7 @@ class Weather(msgspec.Struct, frozen=True):
             late_max_s=rng.choice((0.2, 1.0, 6.0)),
             bell_lost=rng.uniform(0.05, 0.5) if often(0.35) else 0.0,
             bell_doubled=rng.uniform(0.05, 0.5) if often(0.35) else 0.0,
+            bell_stray=rng.uniform(0.1, 1.0) if often(0.3) else 0.0,
             cut_stream=rng.uniform(0.02, 0.3) if often(0.5) else 0.0,
             crash_every_s=rng.uniform(1.0, 8.0) if often(0.6) else 0.0,
             stop_every_s=rng.uniform(1.0, 8.0) if often(0.55) else 0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -117,7 +118,7 @@ class Witness:
         task = None
         if held is not None:
             task = await self.store.get(TaskRef(*thread, held.lease.task_id))
-        self._referee.abandoned(thread, worker, task)
+        self._referee.abandoned(thread, worker, task, charge=charge)
         return bell
 
     async def rescue(self, due: Due) -> Doorbell | None:
@@ -144,6 +145,12 @@ class Witness:
 
     def log_of(self, thread: ThreadRef) -> Sequence[Event]:
         return run_now(self.store.events(thread, 0, LOG_MAX)).events
+
+    def anybody(self, rng: random.Random) -> TaskRef:
+        """Any task, rather one that waits behind another of its thread."""
+        refs = list(self.refs().values())
+        waiting = [ref for ref in refs if ref.task_id in run_now(self.store.thread(ref.thread)).waiting]
+        return rng.choice(waiting or refs)
 
     def refs(self) -> dict[TaskId, TaskRef]:
         return {ref.task_id: ref for refs in self._tasks.values() for ref in refs}

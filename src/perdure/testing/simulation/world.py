@@ -146,7 +146,7 @@ class World:
         return Wire(self._store_server, self.chance(process.name))
 
     def broker(self, process: Process) -> Broker:
-        return RemoteBroker(self._broker, self._broker_server, self.chance(process.name), process)
+        return RemoteBroker(self._broker, self._broker_server, self.chance(process.name), process, self.witness)
 
     # --- the run
     async def run(self) -> None:
@@ -185,9 +185,11 @@ class World:
             if not self.referee.broken:
                 restless = [f"{k.ref.task_id} is {k.status}" for k in self.referee.tasks.values() if not self._rests(k)]
                 self.referee.blame(Promise.COMES_TO_REST, f"{restless}, {len(self.clients.errands)} clients wait")
-        until = self.loop.time() + STREAMS_LIMIT_S
-        while self.loop.time() < until and not self.referee.broken and self._streams_wait():
-            await asyncio.sleep(0.5)
+        if not self.referee.broken:
+            with contextlib.suppress(TimeoutError):
+                # What the streams did not get in this time, the judgement tells.
+                async with asyncio.timeout(STREAMS_LIMIT_S):
+                    await self._streams_end()
 
     def _rests(self, known: Known) -> bool:
         if known.status is Status.QUEUED:
@@ -196,6 +198,12 @@ class World:
             known = self.referee.tasks[owner] if owner is not None else known
         waits = known.status is Status.INTERRUPTED and not self.clients.will_answer(known)
         return known.status in TERMINAL or waits
+
+    async def _streams_end(self) -> None:
+        while True:
+            if not self._streams_wait():
+                return
+            await asyncio.sleep(0.5)
 
     def _streams_wait(self) -> bool:
         for told in self.clients.followers.values():
