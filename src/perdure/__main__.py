@@ -1,5 +1,8 @@
 """`python -m perdure` is the command line."""
 
+from __future__ import annotations
+
 from perdure.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-PERDURE = (sys.executable, "-m", "perdure.cli")
+PERDURE = (sys.executable, "-m", "perdure")
 TEXT = "Foxes run. Two foxes run fast!"
 # Enough for a machine that runs other tests at the same time.
 SOON_S = 60

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-DEMO = (sys.executable, "-m", "perdure.cli", "demo")
+DEMO = (sys.executable, "-m", "perdure", "demo")
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ class House:
         self.log = self.folder / "dev.log"
         self.url = ""
         self._command = [
-            *(sys.executable, "-m", "perdure.cli", "dev", "--port", "0", "--data-dir", str(self.folder)),
+            *(sys.executable, "-m", "perdure", "dev", "--port", "0", "--data-dir", str(self.folder)),
             *("--config", str(config.resolve()), "--workers", str(workers), "--standby", "1", "--slots", str(slots)),
         ]
         self._packages = packages.resolve()

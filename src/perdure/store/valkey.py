@@ -332,7 +332,7 @@ class ValkeyStore(TaskStore):
         if thread_id is not None:
             thread = ThreadRef(tenant, thread_id)
             ids = sorted(
-                (entry.decode() for entry in await self._client.call("ZRANGE", f"{keys.thread(thread)}:tasks", 0, -1)),
+                (entry.decode() for entry in await self._client.call("ZRANGE", keys.tasks(thread), 0, -1)),
                 reverse=True,
             )
             return [TaskRef(*thread, TaskId(task_id)) for task_id in ids if below is None or task_id < below][:count]
